@@ -1,0 +1,208 @@
+"""The loop that brings each object of one kind to its desired state.
+
+Guarantees: a key is worked on by one worker at a time; whatever a reconcile raises is caught, counted and retried with
+back-off, except a `Terminal` error, which waits for the next change; a real cancellation always goes through. A
+reconcile gets a key, not an event: it reads what is so now, and an object that is not there is a success. Does not
+remember why it was called.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias
+
+from opentelemetry import trace
+
+from yoban.errors import DeadlineExceeded, Retryable, Terminal
+from yoban.kube.informer import Informer
+from yoban.kube.metrics import Gauges, Tally, meter
+from yoban.kube.objects import ObjectKey
+from yoban.kube.ratelimit import RateLimiter
+from yoban.kube.resource import Resource
+from yoban.kube.workqueue import NORMAL, Item, QueueShutDown, WorkQueue
+from yoban.runtime.result import Result
+from yoban.runtime.sources import Mapping, Predicate, Priority, enqueue, itself, owner_of
+from yoban.telemetry.context import controller_name, object_name, reconcile_id
+
+log = logging.getLogger(__name__)
+
+Reconcile: TypeAlias = Callable[[ObjectKey], Awaitable[Result | None]]
+
+OUTCOMES = ("success", "requeue_after", "error", "terminal")
+
+reconciles_total = Tally("yoban.controller.reconciles", "Reconciles by outcome", ("controller", "outcome"))
+_duration = meter.create_histogram("yoban.controller.reconcile.duration", "s", "Time of one reconcile")
+_tracer = trace.get_tracer("yoban.runtime")
+
+
+class Controller:
+    """Reconciles one root kind with N workers. Made inside the running loop; give it to a manager, or `run` it.
+
+    Args:
+        name: label of logs and metrics, unique in the process.
+        reconcile: brings one object to its desired state; may be called again at any time, also for what is gone.
+        workers: keys worked on at the same time.
+        deadline: seconds for one reconcile, None for no limit.
+        limiter: delays after failures.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        reconcile: Reconcile,
+        *,
+        workers: int = 4,
+        deadline: float | None = 120.0,
+        limiter: RateLimiter[ObjectKey] | None = None,
+    ) -> None:
+        if workers < 1:
+            raise ValueError("a controller needs a worker")
+        self.name = name
+        self.queue: WorkQueue[ObjectKey] = WorkQueue(name, limiter)
+        self._reconcile = reconcile
+        self._workers = workers
+        self._deadline = deadline
+        self._stopping = False
+        self._informers: list[Informer] = []
+        self._labels = {"controller": name}
+        for outcome in OUTCOMES:
+            reconciles_total.init(name, outcome)
+        _gauges.track(self)
+
+    # -- sources ---------------------------------------------------------------------------------------------------
+
+    @property
+    def informers(self) -> tuple[Informer, ...]:
+        """Caches that must be filled before the workers start."""
+        return tuple(self._informers)
+
+    def watches(
+        self,
+        informer: Informer,
+        mapping: Mapping = itself,
+        *,
+        predicate: Predicate | None = None,
+        priority: Priority = NORMAL,
+    ) -> Controller:
+        """Reconcile the keys that `mapping` gives when an object of `informer` changes. Returns the controller itself."""
+        informer.add_handler(enqueue(self.queue, mapping, predicate=predicate, priority=priority))
+        if informer not in self._informers:
+            self._informers.append(informer)
+        return self
+
+    def owns(
+        self, informer: Informer, owner: Resource, *, predicate: Predicate | None = None, priority: Priority = NORMAL
+    ) -> Controller:
+        """Reconcile the `owner` (the root kind) of an object of `informer` that changes. Returns the controller itself."""
+        return self.watches(informer, owner_of(owner), predicate=predicate, priority=priority)
+
+    def enqueue(self, key: ObjectKey, *, priority: int = NORMAL, after: float = 0.0) -> None:
+        """Have `key` reconciled, because of something that is no object: an observer's news, a job's end."""
+        self.queue.add(key, priority=priority, after=after)
+
+    # -- running ---------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Work until cancelled or `stop`ped. To be called once, after the caches are filled."""
+        async with asyncio.TaskGroup() as group:
+            for number in range(self._workers):
+                group.create_task(self._work(), name=f"{self.name} worker {number}")
+
+    async def stop(self) -> None:
+        """Take no further key; `run` ends when those in hand are done. May be called twice."""
+        self._stopping = True
+        await self.queue.shut_down()
+
+    async def _work(self) -> None:
+        while not self._stopping:
+            try:
+                item = await self.queue.get()
+            except QueueShutDown:
+                return
+            try:
+                if not self._stopping:
+                    await self._process(item)
+            finally:
+                self.queue.done(item.key)
+
+    async def _process(self, item: Item[ObjectKey]) -> None:
+        key = item.key
+        identity = os.urandom(6).hex()
+        reconcile_id.set(identity)
+        controller_name.set(self.name)
+        object_name.set(str(key))
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        with _tracer.start_as_current_span(
+            f"reconcile {self.name}",
+            attributes={"yoban.reconcile.id": identity, "yoban.object": str(key), "yoban.priority": item.priority},
+            record_exception=False,
+            set_status_on_exception=False,
+        ) as span:
+            result, error = await self._attempt(key)
+            if error is not None:
+                span.record_exception(error)
+                span.set_status(trace.StatusCode.ERROR, str(error))
+            outcome = self._settle(item, result, error)
+            span.set_attribute("yoban.outcome", outcome)
+        reconciles_total.add(self.name, outcome)
+        _duration.record(loop.time() - started, self._labels)
+
+    async def _attempt(self, key: ObjectKey) -> tuple[Result, Exception | None]:
+        task = asyncio.current_task()
+        timeout = asyncio.timeout(self._deadline)
+        try:
+            async with timeout:
+                result = await self._reconcile(key) or Result()
+            return result, result.error
+        except asyncio.CancelledError as error:
+            if task is None or task.cancelling():
+                raise
+            # Something inside was cancelled, not we: without this the worker would vanish without a word.
+            failure = Retryable("the reconcile was cancelled from within", object=str(key))
+            failure.__cause__ = error
+            return Result(), failure
+        except TimeoutError as error:
+            if not timeout.expired():
+                return Result(), error
+            return Result(), DeadlineExceeded(f"no result within {self._deadline:g} s", object=str(key))
+        except Exception as error:
+            return Result(), error
+
+    def _settle(self, item: Item[ObjectKey], result: Result, error: Exception | None) -> str:
+        """Decide about the next pass; the name of the outcome."""
+        key, priority = item
+        if result.priority is not None:
+            priority = result.priority
+        if error is not None and result.requeue_after is not None:
+            log.warning("%s %s: requeue_after is ignored because the pass failed", self.name, key)
+        if isinstance(error, Terminal):
+            log.error("%s %s: %s", self.name, key, error)
+            self.queue.forget(key)
+            return "terminal"
+        if error is not None:
+            wish = error.retry_after if isinstance(error, Retryable) else None
+            delay = self.queue.add_rate_limited(key, priority=priority, at_least=wish or 0.0)
+            # A traceback only for what is no error of ours: those say what happened by themselves.
+            unexpected = not isinstance(error, Retryable)
+            log.warning(
+                "%s %s: retry in %.3f s: %s", self.name, key, delay, error, exc_info=error if unexpected else None
+            )
+            return "error"
+        self.queue.forget(key)
+        if result.requeue_after is not None:
+            self.queue.add(key, priority=priority, after=result.requeue_after)
+            return "requeue_after"
+        return "success"
+
+
+_gauges: Gauges[Controller] = Gauges(
+    lambda controller: {"controller": controller.name},
+    [
+        ("yoban.controller.workers.active", "Workers with a key in hand", "1", lambda c: float(c.queue.processing)),
+        ("yoban.controller.workers", "Workers", "1", lambda c: float(c._workers)),
+    ],
+)
