@@ -1,0 +1,260 @@
+"""Whole segments of the log.
+
+Guarantees: a segment that is stored is never overwritten; the same content again is a yes, other content under the same
+name an error. What `fetch` leaves under the destination's name is complete, verified and synced. A segment counts as absent
+only when the store says so and a listing agrees. Does not decide which segments to store, nor in which order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from contextlib import aclosing
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from yoban.errors import IntegrityError, NotFound, Unsupported
+from yoban.plugins import StoreCapability
+from yoban.repository.access import Access
+from yoban.repository.codec import BLOCK, MAX_HEADER, Header, Opener, Sealed, parse_header, seal_file
+from yoban.repository.layout import Layout, decode
+from yoban.repository.threads import in_thread
+
+KIND = "segment"
+MAX_PUT = 64 << 20
+_PART = 32 << 20
+_BATCH = 4 * BLOCK
+
+
+@dataclass(frozen=True, slots=True)
+class PutResult:
+    """What `put_segment` did: whether bytes were sent; plain size, its SHA-256, bytes stored."""
+
+    uploaded: bool
+    size: int
+    sha256: str
+    stored_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentInfo:
+    """A stored segment as its header tells: plain size, SHA-256 of the plain content, bytes stored."""
+
+    size: int
+    sha256: str
+    stored_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSegment:
+    """A stored segment as listed."""
+
+    name: str
+    stored_size: int
+    modified: datetime
+
+
+class LogStore:
+    """The segments of one repository."""
+
+    def __init__(self, access: Access, layout: Layout) -> None:
+        self._access = access
+        self._layout = layout
+
+    async def put_segment(self, line: str, name: str, path: Path, *, probe: bool = False) -> PutResult:
+        """Store a complete segment. May be called again, by any instance, several at once.
+
+        Args:
+            line, name: of the segment.
+            path: its file; not changed while the call runs.
+            probe: look first whether it is stored; cheaper where most are (a replica's).
+
+        Raises:
+            IntegrityError: other content is stored under this name (reason `SegmentConflict`); nothing was changed.
+            OSError: the file cannot be read.
+        """
+        if probe:
+            known = await self._describe(line, name)
+            if known is not None:
+                size, sha256 = await in_thread(_digest, path)
+                self._same(line, name, known, size, sha256)
+                return PutResult(False, size, sha256, known.stored_size)
+        sealed = await in_thread(seal_file, KIND, _logical(line, name), path)
+        header = sealed.header
+        result = PutResult(True, header.size, header.plain_sha256, len(sealed.blob))
+        if await self._create(line, name, sealed):
+            return result
+        known = await self._describe(line, name)
+        if known is None:
+            raise Unsupported("the store says that the segment exists and that it does not", object=name)
+        self._same(line, name, known, header.size, header.plain_sha256)
+        return PutResult(False, header.size, header.plain_sha256, known.stored_size)
+
+    async def _create(self, line: str, name: str, sealed: Sealed) -> bool:
+        key = self._layout.segment(line, name)
+        if len(sealed.blob) <= MAX_PUT:
+            return await self._access.create(key, sealed.blob)
+        if StoreCapability.MULTIPART not in self._access.store.capabilities:
+            raise Unsupported("the segment is too large for a store without multipart uploads", object=key)
+        if await self._access.head(key) is not None:
+            return False
+        upload = await self._access.start_upload(key)
+        try:
+            view = memoryview(sealed.blob)
+            parts = [
+                await self._access.put_part(upload, index + 1, view[start : start + _PART])
+                for index, start in enumerate(range(0, len(view), _PART))
+            ]
+            await self._access.complete_upload(upload, parts)
+        except BaseException:
+            await self._access.abort(upload)
+            raise
+        return True
+
+    def _same(self, line: str, name: str, known: SegmentInfo, size: int, sha256: str) -> None:
+        if (known.size, known.sha256) != (size, sha256):
+            raise IntegrityError(
+                f"segment {name} is stored already with other content",
+                object=self._layout.segment(line, name),
+                cause="another server writes to this repository, or the file was changed after it was stored",
+                fix="find the other writer; the stored segment was not touched",
+                reason="SegmentConflict",
+            )
+
+    async def is_stored(self, line: str, name: str) -> bool:
+        """Tell whether the segment is stored; False only when it is proven absent."""
+        return await self._access.head(self._layout.segment(line, name)) is not None
+
+    async def describe(self, line: str, name: str) -> SegmentInfo:
+        """Read what the object says of itself (its first bytes only).
+
+        Raises:
+            NotFound: proven absent.
+            IntegrityError: the object is damaged.
+        """
+        info = await self._describe(line, name)
+        if info is None:
+            raise NotFound("the segment is not stored", object=self._layout.segment(line, name))
+        return info
+
+    async def _describe(self, line: str, name: str) -> SegmentInfo | None:
+        key = self._layout.segment(line, name)
+        info = await self._access.head(key)
+        start = await self._access.read(key, end=MAX_HEADER) if info is not None else None
+        if info is None or start is None:
+            return None
+        header = _header(start, key, _logical(line, name))
+        return SegmentInfo(header.size, header.plain_sha256, info.size)
+
+    async def confirm_absent(self, line: str, name: str) -> bool:
+        """Tell by a listing whether the segment is absent. Raises Retryable when the listing cannot be had."""
+        return await self._access.confirm_absent(self._layout.segment(line, name))
+
+    async def lines(self) -> list[str]:
+        """Return the lines of which anything is stored."""
+        return sorted(decode(line) for line in await self._access.folders(self._layout.log()))
+
+    async def stored(self, line: str, *, after: str = "") -> list[StoredSegment]:
+        """List a line's segments by name, those after `after` only."""
+        found = [
+            StoredSegment(decode(info.key.rsplit("/", 1)[1]), info.size, info.modified)
+            async for info in self._access.walk(self._layout.log(line))
+        ]
+        return sorted((segment for segment in found if segment.name > after), key=lambda segment: segment.name)
+
+    async def missing(self, line: str, names: list[str]) -> list[str]:
+        """Return those of `names` that are not stored, by one listing."""
+        have = {segment.name for segment in await self.stored(line)}
+        return [name for name in names if name not in have]
+
+    async def fetch(self, line: str, name: str, destination: Path) -> int:
+        """Bring a segment to `destination` and return its plain size in bytes.
+
+        The file appears under its name complete, verified and synced, or not at all.
+
+        Raises:
+            NotFound: proven absent.
+            IntegrityError: damaged.
+            Unavailable, DeadlineExceeded: the store does not give it; this says nothing about its existence.
+        """
+        key = self._layout.segment(line, name)
+        opener = Opener(key, KIND, _logical(line, name))
+        temporary = destination.with_name(f".{destination.name}.{secrets.token_hex(4)}.part")
+        file = await in_thread(_create_new, temporary)
+        try:
+            pending: list[bytes] = []
+            size = held = 0
+            async with aclosing(self._access.stream(key)) as chunks:
+                async for chunk in chunks:
+                    pending.append(chunk)
+                    held += len(chunk)
+                    if held >= _BATCH:
+                        size += await in_thread(_feed, opener, pending, file)
+                        pending, held = [], 0
+            return size + await in_thread(_settle, opener, pending, file, temporary, destination)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(file)
+
+    async def delete(self, line: str, names: list[str]) -> None:
+        """Remove segments; those already gone count as removed."""
+        await self._access.delete([self._layout.segment(line, name) for name in names])
+
+
+def _logical(line: str, name: str) -> str:
+    return f"{line}/{name}"
+
+
+def _header(start: bytes, key: str, name: str) -> Header:
+    parsed = parse_header(start, key)
+    if parsed is None:
+        raise IntegrityError("the object ends within its header", object=key, reason="ObjectDamaged")
+    if parsed[0].kind != KIND or parsed[0].name != name:
+        raise IntegrityError(
+            f"the object says that it is {parsed[0].kind} {parsed[0].name!r}", object=key, reason="ObjectDamaged"
+        )
+    return parsed[0]
+
+
+def _digest(path: Path) -> tuple[int, str]:
+    with path.open("rb", buffering=0) as file:
+        digest = hashlib.file_digest(file, "sha256")
+        return file.tell(), digest.hexdigest()
+
+
+def _create_new(path: Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+
+
+def _feed(opener: Opener, chunks: list[bytes], file: int) -> int:
+    written = 0
+    for chunk in chunks:
+        plain = memoryview(opener.feed(chunk))
+        while plain:
+            done = os.write(file, plain)
+            written += done
+            plain = plain[done:]
+    return written
+
+
+def _settle(opener: Opener, chunks: list[bytes], file: int, temporary: Path, destination: Path) -> int:
+    """Write and check the rest, sync, give the file its name."""
+    written = _feed(opener, chunks, file)
+    opener.finish()
+    os.fsync(file)
+    temporary.replace(destination)
+    sync_folder(destination.parent)
+    return written
+
+
+def sync_folder(folder: Path) -> None:
+    """Make names in a folder survive a power cut."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
