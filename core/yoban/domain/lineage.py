@@ -1,0 +1,181 @@
+"""Which lines of the log lead to a moment, and how far what is stored of them reaches without a gap.
+
+A chain is a line with its ancestors, oldest first. What lies past a fork on a parent is not part of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from yoban.domain.history import History, StoredBackup, StoredLine
+from yoban.errors import InvalidInput
+from yoban.plugins import Fork, LogSource, Order, Position, Positions
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """The first segment that is missing: on `line`, after `after` ("" when the beginning is missing)."""
+
+    line: str
+    missing: str
+    after: str = ""
+
+    def __str__(self) -> str:
+        return f"log/{self.line}/{self.missing}"
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """How far an unbroken log reaches.
+
+    Attributes:
+        line, position: proven end of the log.
+        at: latest moment up to which every acknowledged commit is stored.
+        segment: last segment of `line` of which anything is stored, "" when nothing is.
+        tail_bytes: bytes of `segment` held as chunks; 0 when it is stored whole.
+    """
+
+    line: str
+    position: Position
+    at: datetime
+    segment: str = ""
+    tail_bytes: int = 0
+
+
+def chain(history: History, line: str = "") -> tuple[tuple[str, ...], tuple[Fork, ...]]:
+    """Return the lines that lead to `line` (default: that of the newest term), and the forks between them.
+
+    A History without terms gives the line of its newest backup, or no line at all.
+
+    Raises:
+        InvalidInput: nothing is known of `line`.
+    """
+    terms = sorted(history.terms, key=lambda term: term.number)
+    parents = {term.line: term for term in terms if term.parent and term.parent != term.line}
+    known = list(dict.fromkeys([*(term.line for term in terms), *history.lines, *_backup_lines(history)]))
+    if not line:
+        if not known:
+            return (), ()
+        line = terms[-1].line if terms else _backup_lines(history)[-1] if history.backups else known[-1]
+    elif line not in known:
+        raise InvalidInput(
+            f"no log of line {line} is stored",
+            object=f"line {line}",
+            fix=f"choose one of {', '.join(known) or 'none: nothing is stored'}",
+            reason="LineUnknown",
+        )
+    lines = [line]
+    forks: list[Fork] = []
+    while (term := parents.get(lines[0])) is not None and term.fork is not None and term.parent not in lines:
+        forks.insert(0, Fork(line=term.line, parent=term.parent, position=term.fork))
+        lines.insert(0, term.parent)
+    return tuple(lines), tuple(forks)
+
+
+def on_chain(backup: StoredBackup, lines: tuple[str, ...], forks: tuple[Fork, ...], positions: Positions) -> bool:
+    """Tell whether the log of a chain continues a backup: it ended on one of its lines, before that line was left."""
+    if backup.facts.line not in lines:
+        return False
+    left = next((fork for fork in forks if fork.parent == backup.facts.line), None)
+    return left is None or positions.covers(left.position, backup.facts.end, forks)
+
+
+def complete(history: History, backup: StoredBackup, log: LogSource | None) -> Gap | None:
+    """Return the segment that a backup needs to be consistent and that is missing, None when it has everything."""
+    if log is None or not backup.first_segment:
+        return None
+    stored = history.stored(backup.facts.line)
+    return _missing(history, backup.facts.line, backup.first_segment, log, through=backup.last_segment) or (
+        None if stored.whole(backup.last_segment) else Gap(backup.facts.line, backup.last_segment)
+    )
+
+
+def extent(
+    history: History,
+    backup: StoredBackup,
+    lines: tuple[str, ...],
+    forks: tuple[Fork, ...],
+    log: LogSource | None,
+    positions: Positions,
+) -> Extent | Gap:
+    """Follow the stored log from a backup of the chain to the chain's end, or to the first segment that is missing."""
+    facts = backup.facts
+    end = Extent(facts.line, facts.end, facts.end_time, backup.last_segment)
+    if log is None or not backup.first_segment:
+        return end
+    if gap := complete(history, backup, log):
+        return gap
+    current = backup.first_segment
+    for fork in forks[lines.index(facts.line) :]:
+        child = history.stored(fork.line)
+        shared = log.segment_of(fork.parent, fork.position, history.segment_bytes)
+        if gap := _missing(history, fork.parent, current, log, before=shared):
+            return gap
+        first = log.segment_of(fork.line, fork.position, history.segment_bytes)
+        if child.holds(first):
+            current = first
+        elif history.stored(fork.parent).holds(shared):
+            # The last shared segment lies with the parent; the child's own begins after it.
+            current = log.successors(first, history.segment_bytes, 1)[0]
+        else:
+            return Gap(fork.line, first)
+        started = next((term.started for term in history.terms if term.line == fork.line and term.started), None)
+        parent_mark = history.mark(fork.parent)
+        at = started or (parent_mark.at if parent_mark else end.at)
+        end = Extent(fork.line, fork.position, max(at, end.at), first)
+    mark = history.mark(end.line)
+    stored = history.stored(end.line)
+    if mark is not None and mark.segment >= current:
+        if gap := _missing(history, end.line, current, log, before=mark.segment):
+            return gap
+        if not stored.holds(mark.segment, mark.flushed):
+            run = stored.run(current)
+            return Gap(end.line, mark.segment, run[1] if run else "")
+        at = max(mark.at, end.at)
+        ahead = positions.compare(mark.position, end.position, forks) is Order.GREATER
+        # A mark at the very start of a segment needs nothing of it.
+        last = mark.segment if stored.holds(mark.segment) else stored.newest
+        end = Extent(end.line, mark.position if ahead else end.position, at, last)
+    last = _reach(stored, max(current, end.segment), log, history.segment_bytes) or end.segment
+    last = last if stored.holds(last) else ""
+    return Extent(end.line, end.position, end.at, last, _chunked(history, end.line, last))
+
+
+def _reach(stored: StoredLine, start: str, log: LogSource, size: int) -> str:
+    """Return the last segment that hangs together with `start`, "" when nothing of that is stored.
+
+    Beyond what is proven a hole is no damage: segments are stored several at once, in any order.
+    """
+    run = stored.run(start)
+    if run is None:
+        return start if stored.holds(start) else ""
+    follower = log.successors(run[1], size, 1)[0]
+    return follower if stored.holds(follower) else run[1]
+
+
+def _chunked(history: History, line: str, segment: str) -> int:
+    stored = history.stored(line)
+    return 0 if not segment or stored.whole(segment) else stored.tails.get(segment, 0)
+
+
+def _missing(
+    history: History, line: str, current: str, log: LogSource, *, before: str = "", through: str = ""
+) -> Gap | None:
+    """Return the first missing whole segment from `current` to the one before `before` (or through `through`)."""
+    if current >= before and not through:
+        return None
+    run = history.stored(line).run(current)
+    if run is None:
+        return Gap(line, current)
+    if through and run[1] >= through:
+        return None
+    follower = log.successors(run[1], history.segment_bytes, 1)[0]
+    if not through and (run[1] >= before or follower >= before):
+        return None
+    return Gap(line, follower, run[1])
+
+
+def _backup_lines(history: History) -> list[str]:
+    ordered = sorted(history.backups, key=lambda backup: backup.facts.end_time)
+    return [backup.facts.line for backup in ordered]
