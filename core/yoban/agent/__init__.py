@@ -1,0 +1,1 @@
+"""What runs beside each server. Kept free of imports: the supervisor in it must stay small."""

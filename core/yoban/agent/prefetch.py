@@ -1,0 +1,213 @@
+"""Segments of a restored log, fetched ahead of replay.
+
+Guarantees: a file handed over is complete and verified (fetched beside, synced, renamed); `missing` is said only for what is
+proven absent and lies before or after what is stored of its line; a hole in the middle, a damaged object or a store that
+does not answer within the deadline is a failure that names the object, and stays one. Room used ahead is bounded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from opentelemetry import metrics
+
+from yoban.domain.recoverability import Plan
+from yoban.errors import IntegrityError, NotFound, Retryable, Unavailable, YobanError
+from yoban.plugins import LogRequest, LogSource, SegmentKind
+from yoban.repository import Repository
+
+log = logging.getLogger("yoban.agent.prefetch")
+meter = metrics.get_meter("yoban.agent")
+fetched = meter.create_counter("yoban.restore.segments", description="Log segments fetched for replay")
+AHEAD_BYTES = 256 << 20
+MOST_AHEAD = 16
+LEAST_AHEAD = 2
+PARALLEL = 4
+STORE_DEADLINE = 300.0
+
+
+class Prefetch:
+    """Serves one recovery's requests.
+
+    Args:
+        repository: where the log is.
+        source: the engine's log facet; only its pure methods are used.
+        plan: what is restored.
+        segment_bytes: size of a full segment.
+        folder: where files wait, on the file system of the server's log; emptied first.
+    """
+
+    def __init__(self, repository: Repository, source: LogSource, plan: Plan, segment_bytes: int, folder: Path) -> None:
+        self._repository = repository
+        self._source = source
+        self._plan = plan
+        self._segment_bytes = segment_bytes
+        self._folder = folder
+        self._stored: dict[str, list[str]] = {}
+        self._tasks: dict[str, asyncio.Task[Path]] = {}
+        self._slots = asyncio.Semaphore(PARALLEL)
+        self._ahead = max(LEAST_AHEAD, min(MOST_AHEAD, AHEAD_BYTES // max(1, segment_bytes)))
+        self.failure: YobanError | None = None
+
+    async def start(self) -> None:
+        """Make the folder and learn what is stored. Raises Retryable."""
+        await asyncio.to_thread(_fresh, self._folder)
+        for line in self._plan.lines:
+            names = [segment.name for segment in await self._repository.log.stored(line)]
+            self._stored[line] = [name for name in names if self._kind(name) is SegmentKind.FULL]
+
+    async def close(self) -> None:
+        """End all fetching and remove the folder."""
+        for task in self._tasks.values():
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks.values())
+        self._tasks.clear()
+        await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
+
+    async def answer(self, request: LogRequest) -> None:
+        """Put a segment where it is wanted.
+
+        Raises NotFound when it is proven absent and nothing that must be there is missing; anything else stops the restore.
+        """
+        try:
+            await self._answer(request)
+        except NotFound:
+            raise
+        except YobanError as error:
+            if self.failure is None:
+                self.failure = error
+                log.error("the restore cannot go on: %s", error)
+            raise
+
+    async def _answer(self, request: LogRequest) -> None:
+        name = self._source.classify(request.segment)
+        if name.line not in self._plan.lines:
+            raise NotFound("not on the way to the target", object=name.name)
+        if name.kind is not SegmentKind.FULL:
+            await self._fetch(name.line, name.name, request.path)
+            return
+        last = self._plan.last_segment
+        if name.line == self._plan.lines[-1] and last and name.name > last:
+            raise NotFound("past the end of what is restored", object=name.name)
+        if name.name not in self._tasks and not self._is_tail(name.name) and not self._has(name.line, name.name):
+            await self._absent(name.line, name.name)
+        ready = await asyncio.shield(self._task(name.line, name.name))
+        self._look_ahead(name.line, name.name)
+        await asyncio.to_thread(_hand_over, ready, request.path)
+        # Asked for again (the server restarted), it is fetched again.
+        self._tasks.pop(name.name, None)
+
+    def _has(self, line: str, name: str) -> bool:
+        return name in self._stored.get(line, ())
+
+    def _is_tail(self, name: str) -> bool:
+        return self._plan.tail_bytes > 0 and name == self._plan.last_segment
+
+    def _kind(self, name: str) -> SegmentKind | None:
+        try:
+            return self._source.classify(name).kind
+        except YobanError:
+            return None
+
+    async def _absent(self, line: str, name: str) -> None:
+        """Say NotFound for what may be absent, and LogGap for what must not. Returns when it appeared meanwhile."""
+        if not await self._repository.log.confirm_absent(line, name):
+            return
+        names: Sequence[str] = self._stored.get(line, ())
+        if names and names[0] < name < names[-1]:
+            raise IntegrityError(
+                "a segment of the log is missing, later ones are there",
+                object=f"log/{line}/{name}",
+                fix="restore to a time before it, or bring the object back",
+                reason="LogGap",
+            )
+        raise NotFound("not stored", object=f"log/{line}/{name}")
+
+    def _task(self, line: str, name: str) -> asyncio.Task[Path]:
+        task = self._tasks.get(name)
+        if task is not None and task.done() and (task.cancelled() or task.exception() is not None):
+            task = None
+        if task is None:
+            task = self._tasks[name] = asyncio.create_task(self._bring(line, name))
+            task.add_done_callback(_seen)
+        return task
+
+    def _look_ahead(self, line: str, name: str) -> None:
+        """Begin to fetch what replay will ask for next."""
+        held = sum(1 for other in self._tasks if other > name)
+        if held > self._ahead // 2:
+            return
+        for other in self._source.successors(name, self._segment_bytes, self._ahead):
+            if line == self._plan.lines[-1] and self._plan.last_segment and other > self._plan.last_segment:
+                break
+            if other not in self._tasks and (self._has(line, other) or self._is_tail(other)):
+                self._task(line, other)
+        for old in [other for other in self._tasks if other < name and self._tasks[other].done()]:
+            task = self._tasks.pop(old)
+            if not task.cancelled() and task.exception() is None:
+                task.result().unlink(missing_ok=True)
+
+    async def _bring(self, line: str, name: str) -> Path:
+        destination = self._folder / name
+        async with self._slots:
+            if self._is_tail(name) and not await self._repository.log.is_stored(line, name):
+                pad_to = self._source.pads_to(self._segment_bytes)
+                await self._repository.tail.join(line, name, destination, pad_to=pad_to)
+            else:
+                await self._fetch(line, name, destination)
+        fetched.add(1)
+        return destination
+
+    async def _fetch(self, line: str, name: str, destination: Path) -> None:
+        until = time.monotonic() + STORE_DEADLINE
+        while True:
+            try:
+                await self._repository.log.fetch(line, name, destination)
+                return
+            except Retryable as error:
+                if time.monotonic() >= until:
+                    raise Unavailable(
+                        f"the object store did not give it within {STORE_DEADLINE:g} s",
+                        object=f"log/{line}/{name}",
+                        cause=str(error),
+                        fix="make the object store reachable",
+                        reason="StoreUnavailable",
+                    ) from error
+                log.warning("fetching %s again: %s", name, error)
+                await asyncio.sleep(1.0)
+            except NotFound:
+                if self._has(line, name):
+                    raise IntegrityError(
+                        "a segment of the log went while it was restored", object=f"log/{line}/{name}", reason="LogGap"
+                    ) from None
+                raise
+
+
+def _seen(task: asyncio.Task[Path]) -> None:
+    # The error is raised to who asks for the segment; without this a look-ahead that fails would be logged as lost.
+    if not task.cancelled():
+        task.exception()
+
+
+def _fresh(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, mode=0o700)
+
+
+def _hand_over(ready: Path, wanted: Path) -> None:
+    try:
+        ready.replace(wanted)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        temporary = wanted.with_name(f".{wanted.name}.part")
+        shutil.copyfile(ready, temporary)
+        temporary.replace(wanted)
+        ready.unlink()

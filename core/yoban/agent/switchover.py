@@ -1,0 +1,102 @@
+"""The planned change of primary: the reigning side hands over, the named side takes over.
+
+Guarantees: the Lease is given up only after the server has ended cleanly, with the last place of its log beside the
+successor's name; the successor takes it only with all of that replayed (`yoban.agent.decisions`). So nothing is lost. What
+may go wrong before the server is stopped leaves everything as it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from yoban.agent.bootstrap import reign
+from yoban.agent.instance import Instance
+from yoban.agent.lease import PrimaryLease
+from yoban.agent.observer import Observer
+from yoban.errors import NotReady, Unsupported
+from yoban.model.control import SwitchoverState
+from yoban.model.instance import LEASE_POSITION, LEASE_SUCCESSOR, LEASE_SWITCHOVER, SwitchoverDocument
+from yoban.plugins import Promotion, ReplicaLink, Role, StopMode
+
+log = logging.getLogger("yoban.agent.switchover")
+STOP_DEADLINE = 60.0
+ARCHIVE_DEADLINE = 30.0
+PROMOTE_DEADLINE = 60.0
+LINK_LOOKS = 6
+
+
+async def hand_over(
+    instance: Instance,
+    lease: PrimaryLease,
+    observer: Observer,
+    request: SwitchoverDocument,
+    drain: Callable[[float], Awaitable[bool]],
+) -> None:
+    """End our reign in favour of `request.target`. `drain` stores what the log still has, within so many seconds.
+
+    Raises NotReady before anything was changed when the target is not fit; the request counts as dealt with then.
+    """
+    replication = instance.engine.replication
+    if replication is None:
+        raise Unsupported("the engine has no replicas", object=f"engine {instance.engine.name}")
+    context = instance.context
+    link = await _link(observer, request.target)
+    if link is None or not link.streaming:
+        await lease.note({LEASE_SWITCHOVER: request.id})
+        message = f"{request.target} does not follow the primary now"
+        instance.board.set(switchover=SwitchoverState(id=request.id, state="failed", message=message))
+        raise NotReady("switchover refused", object=request.target, cause=message, fix="ask again when it follows")
+    instance.board.set(
+        switchover=SwitchoverState(id=request.id, state="running", message=f"handing over to {request.target}"),
+        phase="stopping",
+    )
+    log.info("switchover %s: handing over to %s", request.id, request.target)
+    await lease.note({LEASE_SWITCHOVER: request.id})
+    await drain(ARCHIVE_DEADLINE / 3)
+    await instance.engine.server.close(context)
+    clean = await instance.supervision.stop(StopMode.CLEAN, STOP_DEADLINE)
+    if not clean:
+        # It reigns again after its restart: the Lease is still ours.
+        await instance.supervision.stop(StopMode.IMMEDIATE, 15.0)
+        message = f"the server did not stop cleanly within {STOP_DEADLINE:g} s; it goes on as primary"
+        instance.board.set(switchover=SwitchoverState(id=request.id, state="failed", message=message))
+        raise NotReady("switchover failed", object=context.name, cause=message)
+    # What is not stored by then stays on this volume and is stored later: nothing is lost by going on.
+    if not await drain(ARCHIVE_DEADLINE):
+        log.warning("handing over with log that is not stored yet: the object store is slow or down")
+    position = await replication.drained_position(context)
+    await lease.give_up({LEASE_SUCCESSOR: request.target, LEASE_POSITION: position})
+    log.info("switchover %s: handed over at %s", request.id, position)
+
+
+async def _link(observer: Observer, target: str) -> ReplicaLink | None:
+    """Return the target as our server sees it, after a few looks: a replica that connects just now is fit, too."""
+    link: ReplicaLink | None = None
+    for _ in range(LINK_LOOKS):
+        seen = await observer.look()
+        links = seen.status.replicas if seen.status is not None else ()
+        link = next((link for link in links if link.name == target), None)
+        if link is not None and link.streaming:
+            break
+        await asyncio.sleep(0.5)
+    return link
+
+
+async def take_over(instance: Instance, term: int) -> Promotion:
+    """Make our replica the primary of `term`. The caller holds the Lease. May be repeated.
+
+    Raises DeadlineExceeded when the server did not do it in time.
+    """
+    replication = instance.engine.replication
+    if replication is None:
+        raise Unsupported("the engine has no replicas", object=f"engine {instance.engine.name}")
+    context = instance.context
+    async with asyncio.timeout(PROMOTE_DEADLINE + 10):
+        promotion = await replication.promote(context, deadline=PROMOTE_DEADLINE)
+    await reign(context, reigned=True, term=term)
+    async with asyncio.timeout(30):
+        await instance.engine.server.configure(context, Role.PRIMARY, None, running=True)
+    log.info("promoted in term %s: line %s from %s at %s", term, promotion.line, promotion.parent, promotion.fork)
+    return promotion

@@ -1,0 +1,376 @@
+"""Stores the growing end of the log, and the moment M up to which everything acknowledged is stored.
+
+Guarantees: only flushed bytes are stored, each once (as append-only chunks), none when nothing was written; a mark is written
+only after everything before it is stored: earlier segments, the tail, and the term's record. While the server idles M
+moves on. Only the reigning primary does this.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from opentelemetry import metrics
+
+from yoban.agent.instance import Instance
+from yoban.agent.shipper import Shipper
+from yoban.errors import IntegrityError, Retryable, YobanError
+from yoban.model.control import ArchiveState, Problem
+from yoban.plugins import LogTail, Promotion
+from yoban.repository import Mark, Repository, TermRecord
+
+log = logging.getLogger("yoban.agent.tailer")
+meter = metrics.get_meter("yoban.agent")
+
+IDLE_MARK_EVERY = 10.0
+LONGEST_CHUNK = 8 << 20
+COMPACT_ABOVE = 64
+"""Chunks of one segment; then they are joined into one."""
+FIGURES_EVERY = 5.0
+FAILING_AFTER = 3
+"""Failures in a row before it is told: a server that restarts is no store that is down."""
+ROUND_DEADLINE = 120.0
+
+
+@dataclass(slots=True)
+class _Sent:
+    """What was sent of the segment being written."""
+
+    line: str
+    segment: str
+    term: int
+    end: int
+    chunks: int = 0
+
+
+class Tailer:
+    """`run` keeps the tail stored while `reigns` says that we reign; `drain` does it once, now."""
+
+    def __init__(self, instance: Instance, shipper: Shipper) -> None:
+        self._instance = instance
+        self._shipper = shipper
+        self._term = 0
+        self._promotion: Promotion | None = None
+        self._recorded = 0
+        self._sent: _Sent | None = None
+        self._chunked: list[tuple[str, str]] = []
+        self._mark: Mark | None = None
+        self._marked_at = 0.0
+        self._busy = asyncio.Lock()
+        self._failing_since: datetime | None = None
+        self._failures = 0
+        self._figures_at = 0.0
+        self._retained = 0
+        self._growth: tuple[float, int] | None = None
+        self._rate = 0.0
+        self._described: Mapping[str, Any] = {}
+        self._segment_bytes = 0
+        meter.create_observable_gauge(
+            "yoban.archive.lag", callbacks=[self._observe_lag], unit="s", description="Age of what is not stored yet"
+        )
+
+    # -- what the life says -----------------------------------------------------------------------------------------
+
+    def reigns(self, term: int, promotion: Promotion | None) -> None:
+        """We reign in `term` (by this promotion) from now on; term 0: we do not."""
+        if promotion is not None:
+            self._promotion = promotion
+        if term != self._term:
+            self._term = term
+            self._sent = None
+            if term:
+                self._shipper.kick.ring()
+        self._shipper.reigning = term > 0
+
+    def follows(self, follows: bool) -> None:
+        """Another instance reigns, and stores the log first."""
+        self._shipper.follows = follows
+
+    async def drain(self, seconds: float) -> bool:
+        """Store everything that the log has now, within so many seconds; False when something is left."""
+        until = time.monotonic() + seconds
+        done = await self._shipper.drained(seconds)
+        if self._stores():
+            try:
+                async with asyncio.timeout(max(0.1, until - time.monotonic())):
+                    await self._round()
+            except (YobanError, OSError, TimeoutError) as error:
+                log.debug("the tail could not be stored: %s", error)
+                return False
+        return done
+
+    # -- the loop ----------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Store the tail for ever, about three times in the recovery point objective."""
+        while True:
+            if self._stores():
+                try:
+                    async with asyncio.timeout(ROUND_DEADLINE):
+                        await self._round()
+                    self._failing_since = None
+                    self._failures = 0
+                except (YobanError, OSError, TimeoutError) as error:
+                    self._failed(error)
+            await self._tell()
+            archive = self._instance.document.archive if self._instance.configurations.current is not None else None
+            rpo = archive.rpo_seconds if archive is not None else 5.0
+            await asyncio.sleep(min(2.0, max(0.5, rpo / 3)))
+
+    def _stores(self) -> bool:
+        """There is a tail, and it is ours to store: we reign, the engine keeps a log, and there is a place for it."""
+        there = self._shipper.configured() and self._shipper.source is not None
+        return bool(self._term) and there and self._instance.supervision.serving
+
+    def _failed(self, error: Exception) -> None:
+        if not self._instance.supervision.serving:
+            return
+        self._failures += 1
+        if self._failing_since is None and self._failures >= FAILING_AFTER:
+            self._failing_since = self._instance.clock.now()
+            log.warning("storing the tail of the log fails: %s", error)
+        if isinstance(error, Retryable | TimeoutError):
+            self._shipper.error = str(error) or "the object store does not answer in time"
+        else:
+            self._shipper.error = str(error)
+        if isinstance(error, IntegrityError):
+            # Somebody else's bytes, or ours from before: begin with what is stored.
+            self._sent = None
+
+    async def _round(self) -> None:
+        """Store the tail once, then the mark."""
+        async with self._busy:
+            source = self._shipper.source
+            assert source is not None
+            context = self._instance.context
+            tail = await source.tail(context)
+            if tail is None or not self._term:
+                return
+            repository = await self._shipper.repository()
+            await self._describe(repository)
+            await self._record(repository, tail)
+            if not self._segment_bytes:
+                self._segment_bytes = await source.segment_bytes(context)
+            await self._send(repository, tail)
+            await self._clear(repository)
+            for name in tail.earlier:
+                if not self._shipper.is_stored(name):
+                    # The shipper is at it; without it the mark would promise what is not there.
+                    self._shipper.kick.ring()
+                    return
+            await self._note(repository, tail)
+
+    async def _record(self, repository: Repository, tail: LogTail) -> None:
+        """Write the term's record, once a term."""
+        if self._recorded == self._term:
+            return
+        for record in await repository.terms.all():
+            if record.term == self._term and record.instance == self._instance.environment.instance:
+                self._recorded = self._term
+                return
+        promotion = self._promotion
+        replication = self._instance.engine.replication
+        if promotion is None and self._term > 1 and replication is not None:
+            async with asyncio.timeout(30):
+                promotion = await replication.promote(self._instance.context, deadline=20)
+        first = self._term == 1 or promotion is None
+        await repository.terms.write(
+            TermRecord(
+                term=self._term,
+                instance=self._instance.environment.instance,
+                line=tail.line if promotion is None or first else promotion.line,
+                parent="" if promotion is None or first else promotion.parent,
+                position="" if promotion is None or first else promotion.fork,
+                time=self._instance.clock.now(),
+                incarnation=self._instance.document.incarnation,
+            )
+        )
+        self._recorded = self._term
+        log.info("term %s recorded", self._term)
+
+    async def _send(self, repository: Repository, tail: LogTail) -> None:
+        sent = self._sent
+        if sent is None or (sent.line, sent.segment, sent.term) != (tail.line, tail.segment, self._term):
+            end = count = 0
+            if sent is None:
+                # A new agent, or a new reign: go on where the stored chunks end.
+                for chunk in await repository.tail.chunks(tail.line, tail.segment):
+                    if chunk.term == self._term and chunk.start <= end:
+                        end, count = max(end, chunk.end), count + 1
+                await repository.tail.clear_before(tail.line, tail.segment) if not tail.earlier else None
+            sent = self._sent = _Sent(tail.line, tail.segment, self._term, end, count)
+        while sent.end < tail.flushed:
+            size = min(LONGEST_CHUNK, tail.flushed - sent.end)
+            data = await asyncio.to_thread(_read, tail.path, sent.end, size)
+            if len(data) < size:
+                # Renamed or recycled under us: the whole segment follows.
+                return
+            await repository.tail.put(tail.line, self._term, tail.segment, sent.end, data)
+            sent.end += size
+            sent.chunks += 1
+            if (tail.line, tail.segment) not in self._chunked:
+                self._chunked.append((tail.line, tail.segment))
+        if sent.chunks > COMPACT_ABOVE and sent.end <= LONGEST_CHUNK * 4:
+            data = await asyncio.to_thread(_read, tail.path, 0, sent.end)
+            if len(data) == sent.end:
+                await repository.tail.compact(tail.line, self._term, tail.segment, data)
+                sent.chunks = 1
+
+    async def _clear(self, repository: Repository) -> None:
+        """Remove the chunks of segments that are stored whole by now."""
+        for line, segment in list(self._chunked):
+            current = self._sent is not None and self._sent.segment == segment
+            if not current and await self._shipper.ensure_stored(line, segment):
+                await repository.tail.clear(line, segment)
+                self._chunked.remove((line, segment))
+
+    async def _note(self, repository: Repository, tail: LogTail) -> None:
+        last = self._mark
+        moved = last is None or (last.position, last.line, last.term) != (tail.position, tail.line, self._term)
+        now = time.monotonic()
+        if not moved and now - self._marked_at < IDLE_MARK_EVERY:
+            return
+        mark = Mark(
+            term=self._term,
+            instance=self._instance.environment.instance,
+            time=tail.observed_at,
+            position=tail.position,
+            last_commit=tail.last_commit,
+            line=tail.line,
+            segment=tail.segment,
+            flushed=tail.flushed,
+            segment_bytes=self._segment_bytes,
+            written=self._instance.clock.now(),
+        )
+        await repository.marks.write(mark)
+        self._mark, self._marked_at = mark, now
+
+    async def _describe(self, repository: Repository) -> None:
+        """Keep the repository's note of what this Database is, for a rebuild without its cluster."""
+        document = self._instance.document
+        spec: dict[str, Any] = {
+            "engine": document.engine,
+            "version": document.version,
+            "instances": len(document.members),
+            "settings": dict(document.settings),
+            "engineConfig": dict(document.engine_config),
+            "durability": {"mode": document.durability_mode, "replicas": document.durability_replicas},
+        }
+        if spec != self._described:
+            await repository.identity.update_spec(document.incarnation, spec)
+            self._described = spec
+
+    # -- telling -----------------------------------------------------------------------------------------------------
+
+    def _observe_lag(self, _: object) -> list[metrics.Observation]:
+        lag = self._instance.board.status.archive.lag_seconds
+        return [] if lag is None else [metrics.Observation(lag)]
+
+    async def _tell(self) -> None:
+        instance = self._instance
+        if instance.configurations.current is None or not self._shipper.configured():
+            instance.board.set(archive=ArchiveState())
+            instance.board.problem("archive", None)
+            return
+        if self._shipper.source is None:
+            instance.board.set(archive=ArchiveState(has_log=False))
+            return
+        await self._figures()
+        shipper = self._shipper
+        mark = self._mark if self._mark is not None and self._mark.term == self._term else None
+        failing = self._failing_since
+        if failing is None and shipper.failing_since is not None:
+            failing = instance.clock.now()
+            self._failing_since = failing
+        waiting = sum(1 for segment in shipper.pending if not shipper.is_stored(segment.name.name))
+        lag: float | None = None
+        if self._term:
+            lag = self._lag(mark, waiting)
+        free, full_in = self._room(failing is not None)
+        instance.board.set(
+            archive=ArchiveState(
+                active=self._term > 0,
+                window_end=mark.time if mark is not None else None,
+                last_commit=mark.last_commit if mark is not None else None,
+                position=mark.position if mark is not None else "",
+                line=mark.line if mark is not None else "",
+                segment=shipper.last_segment,
+                backlog=waiting,
+                backlog_bytes=self._retained,
+                lag_seconds=lag,
+                failing_since=failing,
+                error=shipper.error if failing is not None else "",
+                free_bytes=free,
+                full_in_seconds=full_in,
+            )
+        )
+        if failing is None:
+            instance.board.problem("archive", None)
+            return
+        lasts = f"at the present rate for about {_span(full_in)}" if full_in is not None else "for long at this rate"
+        instance.board.problem(
+            "archive",
+            Problem(
+                reason="ArchiveFailing",
+                message=(
+                    f"the log cannot be stored: {shipper.error}; {waiting} files ({self._retained} bytes) are kept on the "
+                    f"volume, {free} bytes are free, which lasts {lasts}; writes stop when it is full"
+                ),
+                fix="make the object store reachable, or give the volume more room",
+            ),
+        )
+
+    def _lag(self, mark: Mark | None, waiting: int) -> float | None:
+        if mark is None:
+            return None
+        if self._failing_since is None and not waiting and time.monotonic() - self._marked_at < IDLE_MARK_EVERY * 2:
+            server = self._instance.board.status.server
+            if server is not None and server.position == mark.position:
+                return 0.0
+        return max(0.0, (self._instance.clock.now() - mark.time).total_seconds())
+
+    async def _figures(self) -> None:
+        now = time.monotonic()
+        source = self._shipper.source
+        if source is None or now - self._figures_at < FIGURES_EVERY:
+            return
+        self._figures_at = now
+        try:
+            async with asyncio.timeout(10):
+                self._retained = await source.retained_bytes(self._instance.context)
+        except (YobanError, OSError, TimeoutError):
+            return
+        if self._growth is not None and now > self._growth[0]:
+            rate = max(0.0, (self._retained - self._growth[1]) / (now - self._growth[0]))
+            self._rate = 0.7 * self._rate + 0.3 * rate
+        self._growth = (now, self._retained)
+
+    def _room(self, failing: bool) -> tuple[int, float | None]:
+        context = self._instance.context
+        try:
+            found = os.statvfs(context.log if context.log is not None else context.data)
+        except OSError:
+            return 0, None
+        free = found.f_bavail * found.f_frsize
+        return free, free / self._rate if failing and self._rate > 1 else None
+
+
+def _read(path: Path, start: int, size: int) -> bytes:
+    try:
+        with path.open("rb", buffering=0) as file:
+            return os.pread(file.fileno(), size, start)
+    except FileNotFoundError:
+        return b""
+
+
+def _span(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"
