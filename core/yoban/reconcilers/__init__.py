@@ -1,0 +1,1 @@
+"""What the operator does: one package a kind, and what they share."""

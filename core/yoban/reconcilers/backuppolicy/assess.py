@@ -1,0 +1,142 @@
+"""What is known of one Database under a policy, gathered for the decisions. No I/O of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from yoban.domain.compliance import Facts
+from yoban.domain.identity import backup_id
+from yoban.domain.schedule import Attempts, Cadence, Due, due, spread
+from yoban.domain.views import Shown
+from yoban.kube.objects import Obj, ObjectKey, annotations_of, key_of, labels_of, uid_of
+from yoban.model.backuppolicy import BackupPolicySpec
+from yoban.model.database import Database
+from yoban.model.resource import POLICY_LABEL
+from yoban.reconcilers.backup.journal import Journal, read
+from yoban.reconcilers.candidates import candidates
+from yoban.reconcilers.catalogues import View
+from yoban.reconcilers.destination import Destination
+from yoban.reconcilers.shared import BY_DATABASE, Shared
+
+SLOT = "yoban.dev/slot"
+"""Annotation of a Backup that a policy asked for: the moment for which it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """One Backup object, as far as decisions need it."""
+
+    obj: Obj
+    journal: Journal | None
+    found: bool
+    slot: datetime | None
+
+    @property
+    def running(self) -> bool:
+        """It is wanted and has not ended."""
+        return not self.found and (self.journal is None or self.journal.outcome in ("", "retry"))
+
+    @property
+    def failed(self) -> bool:
+        """It ended without success."""
+        return self.journal is not None and self.journal.outcome == "failed"
+
+
+def cadence(spec: BackupPolicySpec) -> Cadence:
+    """Return what a policy's spec asks for."""
+    return Cadence(spec.schedule or "", spec.time_zone, spec.maximum_age)
+
+
+def standings(shared: Shared, key: ObjectKey, policy: str) -> list[Standing]:
+    """Return the Backup objects of a Database that the policy has to do with: its own, and found ones."""
+    out = []
+    for obj in shared.backups.store.by_index(BY_DATABASE, str(key)):
+        found = (obj.get("spec") or {}).get("id") is not None
+        ours = labels_of(obj).get(POLICY_LABEL) == policy
+        out.append(Standing(obj, read(obj), found, _slot(obj) if ours else None))
+    return out
+
+
+def shown(items: Iterable[Standing]) -> list[Shown]:
+    """Return which stored base backups the objects stand for."""
+    out = []
+    for item in items:
+        spec = item.obj.get("spec") or {}
+        ids = {spec["id"]} if spec.get("id") else set()
+        created = _time(item.obj["metadata"].get("creationTimestamp"))
+        if created is not None and not ids:
+            retries = int(spec.get("retries") or 0)
+            uid = uid_of(item.obj)
+            ids |= {backup_id(created, uid if number == 1 else f"{uid}/{number}") for number in range(1, retries + 2)}
+        if item.journal is not None and item.journal.id:
+            ids.add(item.journal.id)
+        out.append(Shown(key_of(item.obj).name, frozenset(ids)))
+    return out
+
+
+def attempts(database: Database, view: View, items: Iterable[Standing], now: datetime) -> Attempts:
+    """Return what is known of a Database's backups: the repository first, then the objects of the policy."""
+    items = list(items)
+    usable = [item.facts for item in view.found.backups] if view.found is not None else []
+    newest = max(usable, key=lambda facts: facts.begin_time, default=None)
+    failed = [item for item in items if item.failed and item.slot is not None]
+    slot = max((item.slot for item in failed if item.slot is not None), default=None)
+    of_slot = [item for item in failed if item.slot == slot]
+    ends = [item.journal.finished for item in of_slot if item.journal is not None and item.journal.finished is not None]
+    return Attempts(
+        since=database.metadata.creation_timestamp or now,
+        newest_begin=newest.begin_time if newest is not None else None,
+        newest_took=newest.end_time - newest.begin_time if newest is not None else timedelta(0),
+        broken=view.found is not None and view.found.gap is not None,
+        running=any(item.running for item in items),
+        failed_slot=slot,
+        failures=len(of_slot),
+        last_failure=max(ends, default=None),
+    )
+
+
+def need(spec: BackupPolicySpec, database: Database, view: View, items: Iterable[Standing], now: datetime) -> Due:
+    """Return whether a base backup of the Database is due."""
+    delay = spread(database.metadata.uid)
+    return due(cadence(spec), attempts(database, view, items, now), now, delay=delay)
+
+
+def facts(
+    shared: Shared,
+    place: Destination,
+    view: View | None,
+    due_now: Due | None,
+    items: Iterable[Standing],
+    spec: BackupPolicySpec,
+) -> Facts:
+    """Return what the verdict on a Database is based on."""
+    statuses = shared.observatory.statuses(place.key)
+    primary = next((item.name for item in candidates(shared.observatory, place.key) if item.primary), "")
+    archive = statuses[primary].archive if primary in statuses else None
+    failed = [item for item in items if item.failed and due_now is not None and item.slot == due_now.slot]
+    words = [item.journal.message for item in failed if item.journal is not None]
+    return Facts(
+        due=due_now,
+        rpo=spec.rpo,
+        lag=archive.lag_seconds if archive is not None else None,
+        failing_since=archive.failing_since if archive is not None else None,
+        gap=str(view.found.gap) if view is not None and view.found is not None and view.found.gap is not None else "",
+        store=view.fault if view is not None else None,
+        failures=len(failed),
+        failure=words[-1] if words else "",
+        has_log=place.engine.log_source is not None,
+    )
+
+
+def _slot(obj: Obj) -> datetime | None:
+    return _time(annotations_of(obj).get(SLOT))
+
+
+def _time(text: str | None) -> datetime | None:
+    try:
+        moment = datetime.fromisoformat(text) if text else None
+    except ValueError:
+        return None
+    return moment.astimezone(UTC) if moment is not None and moment.tzinfo is not None else None

@@ -1,0 +1,487 @@
+"""One pass over one Database: gather, decide, act, tell.
+
+Guarantees: level-triggered and repeatable: a pass may be cut off between any two writes and the next one goes on; a
+pass with nothing to do writes nothing. Order of writes: numbers before what bears them, keys before what they sign,
+the document before Pods, claims before StatefulSets. Never waits for an agent or a store.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
+
+from yoban.domain.compliance import Verdict
+from yoban.domain.summary import Fault, fault
+from yoban.errors import InvalidInput, Terminal, YobanError
+from yoban.kube.apply import Applier, prepare
+from yoban.kube.client import Client
+from yoban.kube.clock import Clock, SystemClock
+from yoban.kube.errors import ApiError, NotFound
+from yoban.kube.finalizers import Finalizer
+from yoban.kube.objects import Obj, ObjectKey, annotations_of, generation_of, is_deleting, name_of, resource_version_of
+from yoban.kube.resource import (
+    CONFIG_MAP,
+    LEASE,
+    NETWORK_POLICY,
+    POD,
+    POD_DISRUPTION_BUDGET,
+    ROLE,
+    ROLE_BINDING,
+    SECRET,
+    SERVICE,
+    SERVICE_ACCOUNT,
+    Resource,
+)
+from yoban.kube.status import StatusWriter
+from yoban.model.control import Push
+from yoban.model.database import FINALIZER, Database
+from yoban.model.instance import LEASE_POSITION, LEASE_SUCCESSOR, InstanceDocument, LeaseDocument
+from yoban.model.resource import RESTART, SWITCHOVER
+from yoban.plugins.registry import Registry
+from yoban.reconcilers.database.admit import Admitted, OperatorFacts, admit, names_of
+from yoban.reconcilers.database.builders import document as documents
+from yoban.reconcilers.database.builders.lease import lease, reign
+from yoban.reconcilers.database.builders.networkpolicy import network_policy
+from yoban.reconcilers.database.builders.pdb import disruption_budget
+from yoban.reconcilers.database.builders.rbac import role, role_binding, service_account
+from yoban.reconcilers.database.builders.secrets import store_secret
+from yoban.reconcilers.database.builders.services import services
+from yoban.reconcilers.database.builders.statefulset import template_digest
+from yoban.reconcilers.database.caches import Caches
+from yoban.reconcilers.database.gather import Gatherer
+from yoban.reconcilers.database.instances import Built, Instances
+from yoban.reconcilers.database.keys import Keys
+from yoban.reconcilers.database.membership import MembershipPlan, plan
+from yoban.reconcilers.database.observed import INITIALIZED_NOTE, Observed
+from yoban.reconcilers.database.operations import Operations, Wishes, operate, primary_first
+from yoban.reconcilers.database.ports import Agents, Catalogued, Catalogues, Credentials, Stores
+from yoban.reconcilers.database.references import References, Resolver
+from yoban.reconcilers.database.report import Told, status
+from yoban.reconcilers.database.succession import heir
+from yoban.reconcilers.database.teardown import Teardown
+from yoban.reconcilers.database.writer import FIELD_MANAGER, Writer
+from yoban.reconcilers.kinds import DATABASE
+from yoban.runtime import Result
+
+log = logging.getLogger(__name__)
+
+SOON = 10.0
+"""Seconds until another look while something is under way or wrong."""
+LATER = 60.0
+"""Seconds until another look at a Database that is well: its figures move on."""
+RESTART_ORDER = "yoban.dev/restart-order"
+"""Annotation of the spec ConfigMap: `primary` or `replicas`, who restarts first for the last change of settings."""
+
+Tell = Callable[[Obj, str, str, bool], None]
+"""(object, reason, note, warning): records an event; never blocks."""
+
+
+class DatabaseReconciler:
+    """Reconciles Databases. One for the process; `reconcile` is given to a controller."""
+
+    def __init__(
+        self,
+        client: Client,
+        caches: Caches,
+        registry: Registry,
+        operator: OperatorFacts,
+        *,
+        agents: Agents,
+        stores: Stores,
+        catalogues: Catalogues,
+        verdict: Callable[[ObjectKey], Verdict | None] | None = None,
+        tell: Tell | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._client = client
+        self._caches = caches
+        self._registry = registry
+        self._operator = operator
+        self._agents = agents
+        self._catalogues = catalogues
+        self._tell_event = tell
+        self._verdict = verdict or (lambda key: None)
+        self._clock = clock or SystemClock()
+        writer = Writer(client, Applier(client, FIELD_MANAGER))
+        self._writer = writer
+        self._status = StatusWriter(client, f"{FIELD_MANAGER}-status")
+        self._finalizer = Finalizer(client, DATABASE, FINALIZER)
+        self._gatherer = Gatherer(client, caches, agents)
+        self._resolver = Resolver(caches, stores, catalogues)
+        self._keys = Keys(writer, caches, operator.namespace)
+        self._instances = Instances(writer, caches, operator)
+        self._teardown = Teardown(writer, caches, self._instances, operator.namespace)
+        self._figures_at: dict[ObjectKey, datetime] = {}
+        self._told: dict[ObjectKey, set[str]] = {}
+        self._pulses: dict[ObjectKey, tuple[str, float]] = {}
+
+    async def reconcile(self, key: ObjectKey) -> Result | None:
+        """Bring one Database a step closer to what it is to be. May be called at any time, also for what is gone."""
+        obj = self._caches.databases.get(key)
+        if obj is None:
+            self._forget(key)
+            return None
+        try:
+            database = Database.parse(obj)
+        except InvalidInput as error:
+            await self._report(obj, Told(wanted=0, faults=(fault(error),)))
+            return None
+        try:
+            if is_deleting(obj):
+                return await self._take_away(obj, database)
+            if await self._finalizer.add(obj):
+                return None  # the write wakes us again
+            return await self._keep(obj, database)
+        except ApiError:
+            raise
+        except YobanError as error:
+            observed = await self._gatherer.gather(names_of(database))
+            told = Told(
+                wanted=database.spec.instances,
+                observed=observed,
+                members=observed.membership.numbers,
+                faults=(_blocking(fault(error)),),
+                paused=database.spec.paused,
+            )
+            await self._report(obj, told)
+            if isinstance(error, Terminal):
+                self._event(obj, error.reason, str(error), warning=True)
+                return Result(requeue_after=LATER)
+            raise
+
+    # -- keeping -----------------------------------------------------------------------------------------------------
+
+    async def _keep(self, obj: Obj, database: Database) -> Result:
+        now = self._clock.now()
+        admitted = admit(database, self._registry, self._operator)
+        observed = await self._gatherer.gather(admitted.names)
+        references = await self._resolver.resolve(admitted, initialized=observed.initialized)
+        faults = [*references.faults, *references.restore_faults]
+        if faults and not observed.initialized and observed.document is None:
+            told = Told(
+                database.spec.instances,
+                observed,
+                tuple(map(_blocking, faults)),
+                admitted,
+                backed_up=database.spec.backup is not None,
+            )
+            await self._report(obj, told)
+            return Result(requeue_after=SOON)
+        await self._ensure_surroundings(admitted, obj)
+        authority, credentials = await self._keys.authority(admitted, obj, now)
+        await self._keys.accounts(admitted, obj)
+        await self._ensure_stores(admitted, references, observed, obj)
+        observed, decided = await self._members(admitted, observed, obj)
+        await self._succeed(admitted, observed, decided, obj)
+        numbers = decided.membership.numbers
+        await self._ensure(ROLE, role(admitted.names, admitted.engine.name, numbers), obj)
+        # After the Role: whoever may not escalate cannot bind a Role that the API server does not know.
+        await self._ensure(ROLE_BINDING, role_binding(admitted.names, admitted.engine.name), obj)
+        operations = self._operate(admitted, observed, decided, obj)
+        document = await self._document(admitted, observed, decided, operations, references, obj, now)
+        built = Built()
+        if not decided.data_lost:
+            await self._instances.volumes(admitted, observed, decided.membership, obj, built)
+            for number in numbers:
+                await self._keys.certificates(admitted, obj, number, authority, now)
+                await self._instances.ensure(admitted, observed, number, obj)
+            await self._remove_former(admitted, numbers, obj)
+            await self._replace(admitted, observed, operations, obj)
+            await self._replace_tokenless(admitted, observed, numbers, obj)
+        self._inform(admitted, document, references, credentials)
+        faults += built.faults
+        catalogued = self._catalogued(admitted, references)
+        for reason, note in built.events:
+            self._event(obj, reason, note)
+        if decided.data_lost:
+            self._event(obj, "DataLost", "; ".join(decided.why), warning=True, once=True)
+        told = Told(
+            wanted=database.spec.instances,
+            observed=observed,
+            faults=tuple(faults),
+            admitted=admitted,
+            operations=operations,
+            members=numbers,
+            data_lost=decided.data_lost,
+            catalogued=catalogued,
+            backed_up=database.spec.backup is not None,
+            store=references.policy.spec.destinations[0].object_store if references.policy is not None else "",
+            verdict=self._verdict(ObjectKey(admitted.names.namespace, admitted.names.database)),
+            paused=database.spec.paused,
+        )
+        well = await self._report(obj, told)
+        return Result(requeue_after=LATER if well else SOON)
+
+    async def _ensure(self, resource: Resource, desired: Obj, owner: Obj) -> None:
+        metadata = desired["metadata"]
+        cached = self._caches.child(resource, metadata["namespace"], metadata["name"])
+        await self._writer.ensure(resource, desired, cached, owner)
+
+    async def _ensure_surroundings(self, admitted: Admitted, obj: Obj) -> None:
+        names, engine, blueprint = admitted.names, admitted.engine.name, admitted.blueprint
+        await self._ensure(SERVICE_ACCOUNT, service_account(names, engine), obj)
+        for service in services(blueprint):
+            await self._ensure(SERVICE, service, obj)
+        await self._ensure(POD_DISRUPTION_BUDGET, disruption_budget(blueprint), obj)
+        await self._ensure(NETWORK_POLICY, network_policy(blueprint), obj)
+
+    async def _ensure_stores(self, admitted: Admitted, references: References, observed: Observed, obj: Obj) -> None:
+        names, engine = admitted.names, admitted.engine.name
+        # While a reference is broken, what is mounted stays: a running archive is better than none.
+        if not references.faults or self._caches.child(SECRET, names.namespace, names.store) is None:
+            await self._ensure(SECRET, store_secret(names, engine, names.store, references.store), obj)
+        if not references.restore_faults or self._caches.child(SECRET, names.namespace, names.source) is None:
+            await self._ensure(SECRET, store_secret(names, engine, names.source, references.source), obj)
+
+    async def _members(self, admitted: Admitted, observed: Observed, obj: Obj) -> tuple[Observed, MembershipPlan]:
+        """Decide which instances exist, and write it down before anything is made of it."""
+        names, wanted = admitted.names, admitted.database.spec.instances
+        decided = self._plan(admitted, observed, wanted)
+        if decided.membership != observed.membership or observed.lease is None:
+            # Numbers are given out now: a cache must not be behind.
+            observed = await self._gatherer.gather(names, sure=True)
+            decided = self._plan(admitted, observed, wanted)
+        desired = lease(names, admitted.engine.name, decided.membership)
+        cached = observed.lease
+        if cached is None and observed.initialized:
+            cached = await self._restore_lease(admitted, desired, observed, obj)
+        await self._writer.ensure(LEASE, desired, cached, obj)
+        return observed, decided
+
+    def _plan(self, admitted: Admitted, observed: Observed, wanted: int) -> MembershipPlan:
+        if admitted.database.spec.paused and observed.membership.numbers:
+            wanted = len(observed.membership.numbers)
+        return plan(observed, wanted)
+
+    async def _restore_lease(self, admitted: Admitted, desired: Obj, observed: Observed, obj: Obj) -> Obj:
+        """A Lease that was deleted is made anew with the marks that must not be lost; agents bring the rest."""
+        names = admitted.names
+        config = self._caches.child(CONFIG_MAP, names.namespace, names.spec)
+        marks = reign(annotations_of(config)) if config is not None else {}
+        marks.setdefault(INITIALIZED_NOTE, names.incarnation)
+        body = prepare(desired, owner=obj)
+        body["metadata"] = {**body["metadata"], "annotations": {**body["metadata"]["annotations"], **marks}}
+        self._event(obj, "LeaseRestored", f"Lease {names.lease} was gone and is made anew", warning=True)
+        return await self._client.create(LEASE, body, field_manager=f"{FIELD_MANAGER}-restore")
+
+    async def _succeed(self, admitted: Admitted, observed: Observed, decided: MembershipPlan, obj: Obj) -> None:
+        """Name who takes the Lease after a primary whose volume is gone: it cannot come back by itself."""
+        lease_now = observed.lease
+        if decided.leaving is None or decided.data_lost or lease_now is None or admitted.database.spec.paused:
+            return
+        key = ObjectKey(admitted.names.namespace, admitted.names.database)
+        quiet = self._quiet(key, lease_now)
+        found = heir(observed, decided.membership, admitted.engine.positions, quiet)
+        if found is None or annotations_of(lease_now).get(LEASE_SUCCESSOR) == found.instance:
+            return
+        notes = {LEASE_SUCCESSOR: found.instance, LEASE_POSITION: found.position}
+        # Only if nobody wrote to it since it was read: a renewal would mean that somebody reigns.
+        await self._client.patch(
+            LEASE,
+            admitted.names.lease,
+            admitted.names.namespace,
+            {"metadata": {"annotations": notes}, "spec": {"holderIdentity": ""}},
+            resource_version=resource_version_of(lease_now),
+        )
+        lost = admitted.names.instance(decided.leaving)
+        self._event(obj, "PrimaryLost", f"the volume of {lost} is gone; {found.instance} takes over", warning=True)
+
+    def _quiet(self, key: ObjectKey, lease_now: Obj) -> float:
+        """Seconds since the Lease was first seen to be as it is."""
+        pulse, now = str(lease_now.get("spec")), self._clock.monotonic()
+        known = self._pulses.get(key)
+        if known is None or known[0] != pulse:
+            known = self._pulses[key] = (pulse, now)
+        return now - known[1]
+
+    def _operate(self, admitted: Admitted, observed: Observed, decided: MembershipPlan, obj: Obj) -> Operations:
+        notes = annotations_of(obj)
+        numbers = decided.membership.numbers
+        existing = tuple(number for number in numbers if number in observed.stateful_sets)
+        if decided.data_lost or not existing:
+            return Operations()
+        outdated = self._instances.outdated(admitted, observed, existing)
+        config = self._caches.child(CONFIG_MAP, admitted.names.namespace, admitted.names.spec)
+        wishes = Wishes(
+            numbers=numbers,
+            generation=generation_of(obj),
+            restart=notes.get(RESTART, ""),
+            switchover=notes.get(SWITCHOVER),
+            outdated=outdated,
+            template=template_digest(self._instances.desired(admitted, observed, existing[0]))[:8],
+            leaving=decided.leaving,
+            primary_first=annotations_of(config or {}).get(RESTART_ORDER) == "primary",
+            paused=admitted.database.spec.paused,
+        )
+        return operate(observed, wishes)
+
+    async def _document(
+        self,
+        admitted: Admitted,
+        observed: Observed,
+        decided: MembershipPlan,
+        operations: Operations,
+        references: References,
+        obj: Obj,
+        now: datetime,
+    ) -> InstanceDocument:
+        """The document, revised when it says something else, and its ConfigMap."""
+        database, names, previous = admitted.database, admitted.names, observed.document
+        spec = database.spec
+        archive = references.archive
+        if references.faults and previous is not None:
+            archive = previous.archive
+        wanted = InstanceDocument(
+            generation=database.metadata.generation,
+            namespace=names.namespace,
+            database=names.database,
+            uid=database.metadata.uid,
+            incarnation=names.incarnation,
+            engine=admitted.engine.name,
+            version=admitted.blueprint.version,
+            founder=names.instance(decided.founder) if decided.founder is not None else "",
+            members=documents.members(admitted.blueprint, decided.membership.numbers),
+            engine_config=dict(spec.engine_config),
+            settings=dict(spec.settings),
+            durability_mode=spec.durability.mode,
+            durability_replicas=spec.durability.replicas,
+            restore=references.restore,
+            archive=archive,
+            lease=LeaseDocument(name=names.lease),
+            switchover=operations.switchover,
+            restarts=dict(operations.restarts),
+            paused=spec.paused,
+        )
+        document = documents.revised(wanted, previous, seconds=int(now.timestamp()))
+        cached = self._caches.child(CONFIG_MAP, names.namespace, names.spec)
+        notes = _notes(admitted, observed, previous, annotations_of(cached or {}).get(RESTART_ORDER, ""))
+        await self._ensure(CONFIG_MAP, documents.spec_config_map(admitted.blueprint, document, notes), obj)
+        if previous is not None and document.switchover not in (None, previous.switchover):
+            assert document.switchover is not None
+            self._event(obj, "Switchover", f"{document.switchover.target} is to become the primary")
+        return document
+
+    async def _remove_former(self, admitted: Admitted, numbers: tuple[int, ...], obj: Obj) -> None:
+        names = admitted.names
+        key = ObjectKey(names.namespace, names.database)
+        if not self._instances.former(names, key, numbers):
+            return
+        # One cache may be ahead of the other: what goes is decided by the Lease as it is, never by a copy of it.
+        sure = await self._gatherer.gather(names, sure=True)
+        spared = {*numbers, *sure.membership.numbers, *((sure.primary,) if sure.primary is not None else ())}
+        for name in await self._instances.remove_former(names, key, tuple(spared)):
+            self._event(obj, "InstanceRemoved", f"instance {name} is being removed", once=True)
+
+    async def _replace(self, admitted: Admitted, observed: Observed, operations: Operations, obj: Obj) -> None:
+        number = operations.replace
+        if number is None or not self._instances.replaceable(admitted, observed, number):
+            return
+        pod = observed.pods.get(number)
+        if pod is not None and await self._writer.delete(POD, pod):
+            self._event(obj, "PodReplaced", f"the Pod of {admitted.names.instance(number)} is replaced")
+
+    async def _replace_tokenless(
+        self, admitted: Admitted, observed: Observed, numbers: tuple[int, ...], obj: Obj
+    ) -> None:
+        # All at once: without a token nobody can reign, so there is no service left to protect by going one by one.
+        for pod in self._instances.tokenless(admitted, observed, numbers):
+            if await self._writer.delete(POD, pod):
+                note = f"Pod {name_of(pod)} is replaced: its ServiceAccount was deleted, and its token with it"
+                self._event(obj, "TokenLost", note, warning=True)
+
+    def _inform(
+        self, admitted: Admitted, document: InstanceDocument, references: References, credentials: Credentials
+    ) -> None:
+        key = ObjectKey(admitted.names.namespace, admitted.names.database)
+        self._agents.observe(key, document.members, credentials)
+        self._agents.push(key, Push(document=document, store=references.store, source=references.source))
+
+    def _catalogued(self, admitted: Admitted, references: References) -> Catalogued | None:
+        if references.store is None:
+            return None
+        names = admitted.names
+        key = ObjectKey(names.namespace, names.database)
+        return self._catalogues.look(key, references.store, names.repository, admitted.engine)
+
+    # -- taking away -------------------------------------------------------------------------------------------------
+
+    async def _take_away(self, obj: Obj, database: Database) -> Result | None:
+        if not self._finalizer.is_on(obj):
+            return None
+        names = names_of(database)
+        observed = await self._gatherer.gather(names)
+        progress = await self._teardown.step(database, names, observed)
+        if progress.done:
+            await self._finalizer.remove(obj)
+            self._forget(ObjectKey(names.namespace, names.database))
+            return None
+        told = Told(
+            wanted=database.spec.instances,
+            observed=observed,
+            members=observed.membership.numbers,
+            faults=(progress.fault,) if progress.fault is not None else (),
+            activity=progress.waiting,
+            deleting=True,
+        )
+        await self._report(obj, told)
+        if progress.fault is not None:
+            self._event(obj, progress.fault.reason, str(progress.fault), warning=True, once=True)
+        return Result(requeue_after=SOON)
+
+    # -- telling -----------------------------------------------------------------------------------------------------
+
+    async def _report(self, obj: Obj, told: Told) -> bool:
+        """Write the status if it says something new; whether the Database is well."""
+        key = ObjectKey(obj["metadata"]["namespace"], obj["metadata"]["name"])
+        now = self._clock.now()
+        wanted, fresh = status(obj, told, now, self._figures_at.get(key))
+        try:
+            written = await self._status.write(DATABASE, obj, wanted)
+        except NotFound:
+            return True
+        if fresh:
+            self._figures_at[key] = now
+        if written:
+            log.info("%s: %s", key, wanted["conditions"][0]["message"])
+        return bool(wanted["phase"] == "Running" and not told.faults)
+
+    def _event(self, obj: Obj, reason: str, note: str, *, warning: bool = False, once: bool = False) -> None:
+        key = ObjectKey(obj["metadata"]["namespace"], obj["metadata"]["name"])
+        if once:
+            told = self._told.setdefault(key, set())
+            if f"{reason} {note}" in told:
+                return
+            told.add(f"{reason} {note}")
+        if self._tell_event is not None:
+            self._tell_event(obj, reason, note, warning)
+
+    def _forget(self, key: ObjectKey) -> None:
+        self._agents.forget(key)
+        self._catalogues.forget(key)
+        self._figures_at.pop(key, None)
+        self._told.pop(key, None)
+        self._pulses.pop(key, None)
+
+
+def _blocking(wrong: Fault) -> Fault:
+    """A fault that keeps this pass from going on, be it for a while only."""
+    return replace(wrong, blocking=True)
+
+
+def _notes(admitted: Admitted, observed: Observed, previous: InstanceDocument | None, order: str) -> dict[str, str]:
+    """Annotations of the spec ConfigMap: marks of the Lease that must survive it, and the order of restarts."""
+    notes: dict[str, str] = {}
+    if observed.initialized:
+        notes[INITIALIZED_NOTE] = admitted.names.incarnation
+        if observed.lease is not None:
+            notes |= reign(annotations_of(observed.lease))
+    if previous is not None and dict(previous.settings) != dict(admitted.database.spec.settings):
+        first = primary_first(
+            admitted.engine, admitted.blueprint.version, previous.settings, admitted.database.spec.settings
+        )
+        order = "" if first is None else "primary" if first else "replicas"
+    if order:
+        notes[RESTART_ORDER] = order
+    return notes
