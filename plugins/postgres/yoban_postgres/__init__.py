@@ -1,0 +1,1 @@
+"""PostgreSQL engine for Yoban. `plugin` is the entry point; `engine` puts the facets together."""

@@ -1,0 +1,179 @@
+"""Facet: the write-ahead log of one instance.
+
+Guarantees: `pending` names only files that the server declared complete; `tail` never claims a byte that is not flushed,
+and its time is read before its position. Files are never changed here: the server takes the archive command's yes as leave
+to recycle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC
+from pathlib import Path
+
+from yoban.errors import IntegrityError, InvalidInput, NotReady
+from yoban.plugins import InstanceContext, LogSource, LogTail, Position, Segment, SegmentKind, SegmentName
+
+from yoban_postgres import controldata, status
+from yoban_postgres.lsn import parse_lsn, segment_before, segment_name, segment_number
+from yoban_postgres.positions import make, split
+from yoban_postgres.segments import HEADER_BYTES, check_header, classify, read_header
+from yoban_postgres.session import Kept
+
+LONGEST = 1_000_000
+_READY = ".ready"
+_ORDER = {SegmentKind.HISTORY: 0, SegmentKind.FULL: 1, SegmentKind.PARTIAL: 1, SegmentKind.MARKER: 2}
+
+_TAIL = f"""
+select clock_timestamp() as observed, {status.LAST_COMMIT} as last_commit, pg_is_in_recovery() as recovering
+"""
+
+_PLACE = """
+select pg_current_wal_insert_lsn()::text as inserted, pg_current_wal_flush_lsn()::text as flushed,
+       substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8) as line,
+       (select setting::bigint from pg_settings where name = 'wal_segment_size') as segment_bytes
+"""
+
+
+class PostgresLog(LogSource):
+    """The log as segments in `pg_wal`."""
+
+    def __init__(self, kept: Kept) -> None:
+        self._kept = kept
+        self._known: dict[str, tuple[str, int]] = {}
+
+    def classify(self, name: str) -> SegmentName:
+        """See `LogSource.classify`."""
+        return classify(name)
+
+    async def segment_bytes(self, ctx: InstanceContext) -> int:
+        """See `LogSource.segment_bytes`."""
+        return (await self._identity(ctx))[1]
+
+    async def pending(self, ctx: InstanceContext) -> Sequence[Segment]:
+        """See `LogSource.pending`."""
+        return await asyncio.to_thread(_ready, ctx)
+
+    async def inspect(self, ctx: InstanceContext, segment: Segment) -> None:
+        """See `LogSource.inspect`. Histories and markers are text that any cluster could have written: not checked."""
+        if segment.name.kind not in (SegmentKind.FULL, SegmentKind.PARTIAL):
+            return
+        system_id, _ = await self._identity(ctx)
+        head, size = await asyncio.to_thread(_head, segment.path)
+        header = read_header(head, segment.name.name)
+        check_header(header, segment.name.name, size, system_id, partial=segment.name.kind is SegmentKind.PARTIAL)
+
+    async def settled(self, ctx: InstanceContext, segment: Segment) -> None:
+        """Nothing to do: the server asks for each file by its archive command."""
+
+    async def tail(self, ctx: InstanceContext) -> LogTail | None:
+        """See `LogSource.tail`.
+
+        When everything that was written is flushed, the position is the end of a record; else it may lie inside one that
+        nobody was told to be committed.
+        """
+        async with self._kept.use(ctx) as connection:
+            row = await connection.fetchrow(_TAIL)
+            assert row is not None
+            if row["recovering"]:
+                return None
+            place = await connection.fetchrow(_PLACE)
+            assert place is not None
+        inserted, flushed = parse_lsn(place["inserted"]), parse_lsn(place["flushed"])
+        flushed = min(inserted, flushed)
+        line, size = place["line"], place["segment_bytes"]
+        segment = segment_before(line, flushed, size)
+        earlier = await asyncio.to_thread(_ready, ctx)
+        return LogTail(
+            line=line,
+            segment=segment,
+            path=ctx.data / "pg_wal" / segment,
+            flushed=flushed - segment_number(segment, size) * size,
+            position=make(line, flushed),
+            observed_at=row["observed"].astimezone(UTC),
+            last_commit=row["last_commit"],
+            earlier=tuple(
+                item.name.name for item in earlier if item.name.kind is SegmentKind.FULL and item.name.name < segment
+            ),
+        )
+
+    async def end_segment(self, ctx: InstanceContext, segment: str) -> None:
+        """See `LogSource.end_segment`: the switch is made only while `segment` is the one being written."""
+        async with self._kept.use(ctx) as connection:
+            if not await connection.fetchval("select pg_is_in_recovery()"):
+                await connection.execute(
+                    "select pg_switch_wal() where pg_walfile_name(pg_current_wal_insert_lsn()) = $1", segment
+                )
+
+    def pads_to(self, segment_bytes: int) -> int:
+        """See `LogSource.pads_to`: a short file is fatal to the server, one filled with zeros is not."""
+        return segment_bytes
+
+    def successors(self, name: str, segment_bytes: int, count: int) -> Sequence[str]:
+        """See `LogSource.successors`."""
+        number = _number(name, segment_bytes)
+        return [segment_name(name[:8], number + step, segment_bytes) for step in range(1, count + 1)]
+
+    def between(self, first: str, last: str, segment_bytes: int) -> Sequence[str]:
+        """See `LogSource.between`."""
+        begin, end = _number(first, segment_bytes), _number(last, segment_bytes)
+        if begin > end or first[:8] > last[:8]:
+            raise InvalidInput(f"{first} lies after {last}", object="segments of the log")
+        if end - begin >= LONGEST:
+            raise InvalidInput(
+                f"more than {LONGEST} segments lie between {first} and {last}", object="segments of the log"
+            )
+        return [segment_name(last[:8], number, segment_bytes) for number in range(begin, end + 1)]
+
+    def segment_of(self, line: str, position: Position, segment_bytes: int) -> str:
+        """See `LogSource.segment_of`."""
+        return segment_before(line, split(position)[1], segment_bytes)
+
+    async def retained_bytes(self, ctx: InstanceContext) -> int:
+        """See `LogSource.retained_bytes`: what waits for the archive."""
+        return sum(segment.size for segment in await self.pending(ctx))
+
+    async def _identity(self, ctx: InstanceContext) -> tuple[str, int]:
+        """System id and segment size of the data; they never change while the data lives."""
+        key = f"{ctx.incarnation}:{ctx.data}"
+        known = self._known.get(key)
+        if known is None:
+            try:
+                found = await controldata.read(ctx)
+            except IntegrityError as error:
+                if not await asyncio.to_thread((ctx.data / "global" / "pg_control").exists):
+                    raise NotReady("there is no data yet", object=ctx.name) from error
+                raise
+            known = self._known[key] = (found.system_id, found.segment_bytes)
+        return known
+
+
+def _number(name: str, segment_bytes: int) -> int:
+    try:
+        return segment_number(name, segment_bytes)
+    except ValueError as error:
+        raise InvalidInput("this is no segment", object=f"file {name[:80]!r}") from error
+
+
+def _ready(ctx: InstanceContext) -> list[Segment]:
+    folder = ctx.data / "pg_wal"
+    found: list[Segment] = []
+    try:
+        notes = list((folder / "archive_status").iterdir())
+    except FileNotFoundError:
+        return []
+    for note in notes:
+        if not note.name.endswith(_READY):
+            continue
+        try:
+            name = classify(note.name.removesuffix(_READY))
+            found.append(Segment(name, folder / name.name, (folder / name.name).stat().st_size))
+        except (InvalidInput, FileNotFoundError):
+            continue
+    return sorted(found, key=lambda segment: (_ORDER[segment.name.kind], segment.name.name))
+
+
+def _head(path: Path) -> tuple[bytes, int]:
+    with path.open("rb") as file:
+        return file.read(HEADER_BYTES), path.stat().st_size

@@ -1,0 +1,194 @@
+"""Connections of the agent to its own server, over the unix socket, as the superuser.
+
+Guarantees: name resolution is pinned to the system catalogue (nobody's function or operator is ever called), a deadline
+on connecting and on every statement, no wait for a synchronous replica, and one kept connection per server that is made
+anew after an error. asyncpg is imported with the first connection only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import weakref
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from yoban.errors import AccessDenied, NotReady, Unavailable, YobanError
+from yoban.plugins import InstanceContext, Peer
+
+from yoban_postgres.names import APPLICATION, REPLICATION_USER, SUPERUSER
+
+if TYPE_CHECKING:
+    import asyncpg
+
+CONNECT = 4.0
+STATEMENT = 4.0
+
+NO_ACCOUNT = re.compile(rf'role "{REPLICATION_USER}" (does not exist|is not permitted to log in)')
+"""What a new primary says for the moment until its agent has made the accounts. English, unless `lc_messages` is set."""
+
+SETTINGS = {
+    "search_path": "pg_catalog, pg_temp",
+    "application_name": APPLICATION,
+    "synchronous_commit": "local",
+    "lock_timeout": "3000",
+    "idle_in_transaction_session_timeout": "0",
+    "DateStyle": "ISO, YMD",
+    "default_transaction_read_only": "off",
+    "row_security": "off",
+    "jit": "off",
+}
+
+
+async def connect(
+    ctx: InstanceContext, *, database: str = "postgres", statement: float = STATEMENT, name: str = APPLICATION
+) -> asyncpg.Connection[asyncpg.Record]:
+    """Open a connection to the local server.
+
+    Args:
+        ctx: the instance.
+        database: database to connect to.
+        statement: longest time of a statement in seconds, 0 for no limit.
+        name: application name, by which leftovers are found again.
+
+    Raises:
+        Unavailable: the server does not answer.
+    """
+    import asyncpg
+
+    with translated(ctx):
+        return await asyncpg.connect(
+            host=str(ctx.run),
+            port=ctx.port,
+            user=SUPERUSER,
+            database=database,
+            password="",
+            passfile=str(ctx.run / "none"),
+            ssl=False,
+            timeout=CONNECT,
+            command_timeout=statement + 1 if statement else None,
+            server_settings={**SETTINGS, "application_name": name, "statement_timeout": str(int(statement * 1000))},
+        )
+
+
+async def connect_peer(ctx: InstanceContext, peer: Peer) -> asyncpg.Connection[asyncpg.Record]:
+    """Open a connection to a peer, as the replication user with our client certificate.
+
+    Raises:
+        NotReady: its agent has not made the replication account yet.
+        Unavailable: it does not answer, or does not let us in.
+    """
+    import ssl
+
+    import asyncpg
+
+    def trust() -> ssl.SSLContext:
+        context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=str(ctx.tls.ca))
+        context.load_cert_chain(ctx.tls.client_certificate, ctx.tls.client_key)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        return context
+
+    with translated(ctx, peer):
+        try:
+            context = await asyncio.to_thread(trust)
+        except (OSError, ssl.SSLError) as error:
+            raise Unavailable("the certificates cannot be read", object=ctx.name, cause=str(error)) from error
+        return await asyncpg.connect(
+            host=peer.host,
+            port=peer.port,
+            user=REPLICATION_USER,
+            database="postgres",
+            password="",
+            passfile=str(ctx.run / "none"),
+            ssl=context,
+            timeout=CONNECT,
+            command_timeout=STATEMENT + 1,
+            server_settings={
+                "search_path": "pg_catalog, pg_temp",
+                "application_name": f"{APPLICATION}-{ctx.name}",
+                "statement_timeout": str(int(STATEMENT * 1000)),
+            },
+        )
+
+
+@contextlib.contextmanager
+def translated(ctx: InstanceContext, peer: Peer | None = None) -> Any:
+    """Turn the driver's errors into ours: everything a server can say while it comes and goes is Unavailable."""
+    import asyncpg
+
+    target = f"server {peer.name}" if peer else f"server {ctx.name}"
+    try:
+        yield
+    except YobanError:
+        raise
+    except asyncpg.InvalidAuthorizationSpecificationError as error:
+        if peer is not None and NO_ACCOUNT.search(str(error)):
+            raise NotReady("the primary has not made the replication account yet", object=target) from error
+        if peer is not None:  # who may connect may come with its next configuration
+            raise Unavailable("it does not let us in", object=target, cause=str(error)) from error
+        raise AccessDenied(
+            "it does not let the agent in",
+            object=target,
+            cause=str(error),
+            fix="see that the agent runs as the server's user and pg_ident.conf names it",
+        ) from error
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+        raise Unavailable("it refused a statement", object=target, cause=f"{type(error).__name__}: {error}") from error
+    except TimeoutError as error:
+        raise Unavailable("it did not answer in time", object=target) from error
+    except OSError as error:
+        raise Unavailable("it does not answer", object=target, cause=str(error)) from error
+
+
+class Kept:
+    """One kept connection per server. A statement that fails, or is cancelled, gives it up.
+
+    Connections belong to the event loop that made them; another loop gets others.
+    """
+
+    def __init__(self) -> None:
+        self._of_loop: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Connections] = weakref.WeakKeyDictionary()
+
+    def _connections(self) -> _Connections:
+        return self._of_loop.setdefault(asyncio.get_running_loop(), _Connections())
+
+    @asynccontextmanager
+    async def use(self, ctx: InstanceContext) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+        """Lend the connection; users take turns. Errors come out as ours.
+
+        Raises:
+            Unavailable: the server does not answer.
+        """
+        held = self._connections()
+        key = f"{ctx.run}:{ctx.port}"
+        lock = held.locks.setdefault(key, asyncio.Lock())
+        async with lock:
+            connection = held.open.get(key)
+            if connection is None or connection.is_closed():
+                connection = held.open[key] = await connect(ctx)
+            try:
+                with translated(ctx):
+                    yield connection
+            except BaseException:
+                held.open.pop(key, None)
+                connection.terminate()
+                raise
+
+    async def close(self, ctx: InstanceContext) -> None:
+        """Close the connection to this server, if there is one. May be called again."""
+        connection = self._connections().open.pop(f"{ctx.run}:{ctx.port}", None)
+        if connection is not None:
+            try:
+                await connection.close(timeout=1.0)
+            except Exception:  # noqa: S110 (a server on its way out may do anything; the socket is dropped below)
+                pass
+            finally:
+                connection.terminate()
+
+
+class _Connections:
+    def __init__(self) -> None:
+        self.open: dict[str, asyncpg.Connection[asyncpg.Record]] = {}
+        self.locks: dict[str, asyncio.Lock] = {}
