@@ -1,0 +1,1 @@
+"""The operator image: what it is built from, and how its self-contained runtime is put together."""

@@ -1,0 +1,8 @@
+//go:build tools
+
+// Package tools names the programs that the lab builds from this module, so that go.mod keeps their versions.
+package tools
+
+import (
+	_ "helm.sh/helm/v4/cmd/helm"
+)
