@@ -1,0 +1,1 @@
+"""What puts Yoban onto machines: chart, image, lab cluster. Not part of any distribution."""
