@@ -1,0 +1,83 @@
+"""Plots of a run as SVG: goals at a glance, contestants side by side, and how latencies are spread."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import matplotlib as mpl
+
+mpl.use("svg")
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+from tests.bench.figures import Series
+from tests.bench.verdict import Row
+
+OURS, THEIRS, FLOOR, SHORT = "#1f77b4", "#b0b0b0", "#6a9f58", "#d1495b"
+mpl.rcParams |= {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "bench"}
+
+
+def draw(folder: Path, judged: list[Row], found: Mapping[str, Series]) -> list[Path]:
+    """Draw what was measured and return the files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [_goals(folder / "goals.svg", judged)]
+    pairs = [name for name in ("archive", "backup", "restore", "replay") if f"{name}.ours" in found]
+    if pairs:
+        files.append(_contestants(folder / "contestants.svg", pairs, found))
+    spread = [name for name in ("hit", "rpo") if name in found]
+    if spread:
+        files.append(_spread(folder / "latencies.svg", spread, found))
+    return files
+
+
+def _goals(file: Path, judged: list[Row]) -> Path:
+    """How far each measure is from its goal: 1 is the goal, further right is better."""
+    rows = [row for row in judged if row.found is not None]
+    figure, axes = plt.subplots(figsize=(6.4, 0.4 + 0.32 * len(rows)))
+    for place, row in enumerate(reversed(rows)):
+        assert row.found is not None
+        values = [value / row.goal.limit if row.goal.at_least else row.goal.limit / value for value in row.found.values]
+        middle = row.found.median / row.goal.limit if row.goal.at_least else row.goal.limit / row.found.median
+        axes.barh(place, middle, color=OURS if row.goal.met(row.found.median) else SHORT, height=0.6)
+        axes.plot([min(values), max(values)], [place, place], color="black", linewidth=1)
+    axes.axvline(1, color="black", linestyle=":", linewidth=1)
+    axes.set_yticks(range(len(rows)), [f"{row.goal.what} ({row.goal})" for row in reversed(rows)])
+    axes.set_xlabel("how well the goal is met (1 = just met, more is better)")
+    return _save(figure, file)
+
+
+def _contestants(file: Path, pairs: list[str], found: Mapping[str, Series]) -> Path:
+    figure, all_axes = plt.subplots(1, len(pairs), figsize=(1.7 * len(pairs), 2.4), squeeze=False)
+    for axes, name in zip(all_axes[0], pairs, strict=True):
+        bars = [("floor", FLOOR), ("ours", OURS), ("peer", THEIRS)]
+        shown = [(part, colour) for part, colour in bars if f"{name}.{part}" in found]
+        for place, (part, colour) in enumerate(shown):
+            one = found[f"{name}.{part}"]
+            axes.bar(place, one.median, color=colour, width=0.65)
+            axes.plot([place] * len(one.values), one.values, "k.", markersize=3)
+        axes.set_xticks(range(len(shown)), ["pgBackRest" if part == "peer" else part for part, _ in shown], rotation=30)
+        axes.set_title(f"{name}, {found[f'{name}.ours'].unit}")
+        axes.set_ylim(bottom=0)
+    return _save(figure, file)
+
+
+def _spread(file: Path, names: list[str], found: Mapping[str, Series]) -> Path:
+    titles = {"hit": "archive command, look-ahead hit", "rpo": "commit to covered in the store"}
+    figure, all_axes = plt.subplots(1, len(names), figsize=(3.2 * len(names), 2.2), squeeze=False)
+    for axes, name in zip(all_axes[0], names, strict=True):
+        ordered = sorted(found[name].values)
+        axes.plot(ordered, [(place + 1) / len(ordered) * 100 for place in range(len(ordered))], color=OURS)
+        axes.axhline(99, color="black", linestyle=":", linewidth=1)
+        axes.set_xlim(left=0)
+        axes.set_xlabel(found[name].unit)
+        axes.set_ylabel("% within")
+        axes.set_title(titles[name])
+    return _save(figure, file)
+
+
+def _save(figure: Figure, file: Path) -> Path:
+    figure.tight_layout()
+    figure.savefig(file, metadata={"Date": None})
+    plt.close(figure)
+    return file

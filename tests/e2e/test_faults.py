@@ -1,0 +1,103 @@
+"""Faults on a real cluster: the operator, agents, nodes and the store fail, and no acknowledged write is lost."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+
+import pytest
+
+from deploy.demo import manifests
+from deploy.demo.kubectl import Kubectl
+from tests.e2e.world import Space, backup_over, complete
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
+
+
+def kill_operator(kubectl: Kubectl) -> None:
+    """End all operator Pods at once, without grace."""
+    kubectl.within("yoban-system").run("delete", "pod", "--all", "--wait=false", "--grace-period=0", "--force")
+
+
+@pytest.fixture(scope="module")
+def space(make_space: Callable[[str], Space]) -> Space:
+    space = make_space("faults")
+    space.store()
+    space.policy()
+    return space
+
+
+@pytest.fixture(scope="module")
+def steady(space: Space) -> Space:
+    """A Database with three instances, made while the operator was killed in the middle of its creation."""
+    space.database("steady", 3, wait=False)
+    space.kubectl.wait("database", "steady", lambda v: bool(v.get("status", {}).get("instances")), deadline=60)
+    kill_operator(space.kubectl)
+    space.ready("steady", 3)
+    space.client("steady").sql("CREATE TABLE t (n integer)")
+    return space
+
+
+def test_operator_killed_in_the_middle_of_creation(steady: Space) -> None:
+    assert len(steady.pods("steady")) == 3
+    assert steady.client("steady").sql("SELECT count(*) FROM t") == "0"
+
+
+def test_agent_killed_and_the_server_goes_on(steady: Space) -> None:
+    pod = f"{steady.primary('steady')}-0"
+    client = steady.client("steady")
+    started = client.sql("SELECT pg_postmaster_start_time()")
+    steady.stage.signal_process(steady.kubectl, pod, "yoban.agent.main", signal.SIGKILL)
+    client.until_it_works(deadline=60)
+    client.sql("INSERT INTO t SELECT generate_series(1, 1000)")
+    steady.ready("steady", 3)
+    assert client.sql("SELECT pg_postmaster_start_time()") == started
+
+
+def test_agent_frozen_is_replaced_and_the_server_goes_on(steady: Space) -> None:
+    pod = f"{steady.primary('steady')}-0"
+    client = steady.client("steady")
+    count, started = client.sql("SELECT count(*) FROM t"), client.sql("SELECT pg_postmaster_start_time()")
+    frozen = steady.stage.signal_process(steady.kubectl, pod, "yoban.agent.main", signal.SIGSTOP)
+    steady.stage.wait_process_gone(frozen, deadline=60)
+    client.until_it_works(deadline=60)
+    assert client.sql("SELECT count(*) FROM t") == count
+    assert client.sql("SELECT pg_postmaster_start_time()") == started
+    steady.ready("steady", 3)
+
+
+def test_operator_killed_in_the_middle_of_a_switchover(steady: Space) -> None:
+    value = steady.ready("steady", 3)
+    target = next(i["name"] for i in value["status"]["instances"] if i["role"] == "replica")
+    client = steady.client("steady")
+    count = client.sql("SELECT count(*) FROM t")
+    steady.annotate("database", "steady", f"yoban.dev/switchover={target}")
+    kill_operator(steady.kubectl)
+    steady.kubectl.wait(
+        "database", "steady", lambda v: v["status"].get("primary") == target and complete(3)(v), deadline=240
+    )
+    assert client.sql("SELECT count(*) FROM t") == count
+
+
+def test_node_cut_during_a_backup(steady: Space) -> None:
+    steady.kubectl.apply(manifests.backup("cut", "steady"))
+    value = steady.kubectl.wait("backup", "cut", lambda v: bool(v.get("status", {}).get("instance")), deadline=60)
+    pod = steady.kubectl.get("pod", f"{value['status']['instance']}-0")
+    assert pod is not None
+    node = pod["spec"]["nodeName"]
+    steady.stage.cut(node)
+    try:
+        steady.kubectl.wait("database", "steady", lambda v: not complete(3)(v), deadline=180)
+    finally:
+        steady.stage.heal(node)
+    value = steady.kubectl.wait("backup", "cut", backup_over, deadline=300)
+    assert value["status"]["phase"] == "Completed", value["status"]
+    steady.ready("steady", 3)
+
+
+def test_operator_killed_in_the_middle_of_deletion(steady: Space) -> None:
+    steady.kubectl.delete("database", "steady", wait=False)
+    kill_operator(steady.kubectl)
+    steady.kubectl.run("wait", "database", "steady", "--for=delete", "--timeout=180s", deadline=190)
+    assert steady.pods("steady") == []
+    assert steady.kubectl.list("pvc", "yoban.dev/database=steady"), "volumes are retained by default"

@@ -1,0 +1,83 @@
+"""What a user gets wrong: each ends in a named condition that says what to do, and never in lost data or a hang."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from deploy.demo import manifests
+from deploy.demo.kubectl import KubectlError, Object, condition
+from tests.e2e.world import Space, reason
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def space(make_space: Callable[[str], Space]) -> Space:
+    space = make_space("inputs")
+    space.store()
+    space.policy()
+    return space
+
+
+def _database(space: Space, name: str, **more: Any) -> Object:
+    values: dict[str, Any] = {"instances": 1, "policy": "gold", **more}
+    engine, image = values.pop("engine", space.engine.name), values.pop("image", space.engine.image)
+    return manifests.database(name, engine, image, **values)
+
+
+@pytest.mark.parametrize(
+    ("more", "wanted", "word"),
+    [
+        ({"engine": "oracle"}, "EngineUnknown", "oracle"),
+        ({"engine": "mysql"}, "PluginDisabled", "mysql"),
+        ({"settings": {"archive_command": "true"}}, "SettingRefused", "archive_command"),
+        ({"engineConfig": {"colour": "blue"}}, "EngineConfigInvalid", "colour"),
+        ({"policy": "silver"}, "PolicyMissing", "silver"),
+        ({"version": "9"}, "VersionUnsupported", "9"),
+    ],
+)
+def test_wrong_database_says_what_to_do(space: Space, more: dict[str, object], wanted: str, word: str) -> None:
+    name = f"wrong-{wanted.lower()}"
+    space.kubectl.apply(_database(space, name, **more))
+    value = space.kubectl.wait("database", name, reason(wanted), deadline=60)
+    assert word in condition(value, "Ready")["message"]
+    space.kubectl.delete("database", name)
+
+
+def test_setting_that_the_engine_rejects(space: Space) -> None:
+    space.kubectl.apply(_database(space, "rejected", settings={"work_mem": "plenty"}))
+    value = space.kubectl.wait("database", "rejected", reason("SettingsRejected"), deadline=120)
+    assert "work_mem" in condition(value, "Ready")["message"]
+    space.patch("database", "rejected", {"spec": {"settings": {"work_mem": "8MB"}}})
+    space.ready("rejected", 1)
+    space.kubectl.delete("database", "rejected")
+
+
+def test_server_image_of_the_wrong_version(space: Space) -> None:
+    space.kubectl.apply(_database(space, "mistaken", image=space.engine.wrong_image))
+    value = space.kubectl.wait("database", "mistaken", reason("VersionMismatch"), deadline=120)
+    assert "15" in condition(value, "Ready")["message"]
+    space.kubectl.delete("database", "mistaken")
+
+
+def test_storage_cannot_shrink(space: Space) -> None:
+    space.kubectl.apply(_database(space, "small"))
+    with pytest.raises(KubectlError, match="shrink"):
+        space.patch("database", "small", {"spec": {"storage": {"size": "1Gi"}}})
+    space.kubectl.delete("database", "small")
+
+
+@pytest.mark.parametrize(
+    ("secret", "wanted"),
+    [("absent", "SecretMissing"), ("wrong", "CredentialsRejected")],
+)
+def test_store_that_cannot_be_opened(space: Space, secret: str, wanted: str) -> None:
+    wrong = manifests.Bucket(space.stage.bucket.endpoint, space.stage.bucket.region, "nobody", "nothing-at-all")
+    space.kubectl.apply(manifests.credentials("wrong", wrong))
+    space.kubectl.apply(manifests.object_store(f"bad-{secret}", space.stage.bucket, f"bad-{secret}-bucket", secret))
+    value = space.kubectl.wait("objectstore", f"bad-{secret}", reason(wanted), deadline=60)
+    assert secret in condition(value, "Ready")["message"] or "credentials" in condition(value, "Ready")["message"]
+    space.kubectl.delete("objectstore", f"bad-{secret}")

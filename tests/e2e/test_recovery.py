@@ -1,0 +1,189 @@
+"""Backups and restores on a real cluster: each recovery target, before and after a change of primary."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import pytest
+
+from deploy.demo import manifests
+from deploy.demo.kubectl import condition
+from tests.e2e.world import Space, complete, reason
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
+
+SOCKETS = "/run/yoban"
+NOTHING_THERE = ("NoBackup", "SourceMissing", "NoPolicy", "SourceInvalid")
+
+
+@dataclass
+class Moments:
+    """What was noted of the source while it was written."""
+
+    time: str
+    position: str
+    transaction: str
+    rows: dict[str, int]
+    """Rows expected in the restored table, by kind of target."""
+
+
+@pytest.fixture(scope="module")
+def space(make_space: Callable[[str], Space]) -> Space:
+    space = make_space("recovery")
+    space.store()
+    space.policy()
+    space.database("source", 2)
+    return space
+
+
+@pytest.fixture(scope="module")
+def moments(space: Space) -> Moments:
+    client = space.client("source")
+    client.sql("CREATE TABLE ledger (n integer)")
+    client.sql("INSERT INTO ledger SELECT generate_series(1, 1000)")
+    backup = space.backup("base", "source")
+    assert backup["status"]["instance"] != space.primary("source"), "a healthy replica serves first"
+    assert backup["status"].get("traceId")
+    client.sql("INSERT INTO ledger SELECT generate_series(1001, 1100)")
+    # Named points are the administrator's to make, beside the server, by its socket.
+    name_it = "SELECT pg_create_restore_point('before_lunch')"
+    server = ("psql", "-X", "-h", SOCKETS, "-U", "postgres", "-d", "app", "-c", name_it)
+    space.kubectl.execute(f"{space.primary('source')}-0", *server, container="server")
+    moment = datetime.fromisoformat(client.now())
+    time.sleep(1.2)  # a time target lies between two commits
+    transaction = client.sql(
+        "WITH w AS (INSERT INTO ledger SELECT generate_series(1101, 1110)) SELECT pg_current_xact_id()"
+    )
+    position = client.sql("SELECT pg_current_wal_insert_lsn()")
+    target = next(
+        instance["name"]
+        for instance in space.kubectl.get("database", "source")["status"]["instances"]  # type: ignore[index]
+        if instance["role"] == "replica"
+    )
+    space.annotate("database", "source", f"yoban.dev/switchover={target}")
+    space.kubectl.wait(
+        "database", "source", lambda v: v["status"].get("primary") == target and complete(2)(v), deadline=180
+    )
+    client.sql("INSERT INTO ledger SELECT generate_series(1111, 1200)")
+    end = datetime.fromisoformat(client.now())
+    space.kubectl.wait(
+        "database",
+        "source",
+        lambda v: _time(v.get("status", {}).get("window", {}).get("end", "1970-01-01T00:00:00Z")) >= end,
+        deadline=120,
+    )
+    return Moments(
+        time=(moment + timedelta(milliseconds=500)).isoformat(),
+        position=position,
+        transaction=transaction,
+        rows={"latest": 1200, "time": 1100, "position": 1110, "transaction": 1110, "name": 1100, "immediate": 1000},
+    )
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text.replace("Z", "+00:00"))
+
+
+@pytest.fixture(scope="module")
+def restored(space: Space, moments: Moments) -> dict[str, str]:
+    """All targets at once, each into a Database of its own."""
+    wanted = {
+        "latest": {"type": "latest"},
+        "time": {"type": "time", "value": moments.time},
+        "position": {"type": "position", "value": moments.position},
+        "transaction": {"type": "transaction", "value": moments.transaction},
+        "name": {"type": "name", "value": "before_lunch"},
+        "immediate": {"type": "immediate"},
+    }
+    for kind, target in wanted.items():
+        space.restore(f"to-{kind}", "source", target, wait=False)
+    return {kind: f"to-{kind}" for kind in wanted}
+
+
+@pytest.mark.parametrize("kind", ["latest", "time", "position", "transaction", "name", "immediate"])
+def test_restore_to_each_target_across_a_switchover(
+    space: Space, moments: Moments, restored: dict[str, str], kind: str
+) -> None:
+    name = restored[kind]
+    space.ready(name, 1)
+    client = space.client(name)
+    assert client.sql("SELECT count(*) FROM ledger") == str(moments.rows[kind])
+    client.sql("INSERT INTO ledger VALUES (0)")
+    space.kubectl.delete("pod", f"{name}-client", wait=False)
+    space.kubectl.delete("database", name)
+
+
+def test_target_outside_the_window_is_refused_and_the_window_is_named(space: Space, moments: Moments) -> None:
+    space.restore("too-early", "source", {"type": "time", "value": "2001-01-01T00:00:00Z"}, wait=False)
+    value = space.kubectl.wait("database", "too-early", reason("TargetOutsideWindow"), deadline=90)
+    window = space.kubectl.get("database", "source")["status"]["window"]  # type: ignore[index]
+    assert window["start"][:16] in condition(value, "Ready")["message"]
+    space.kubectl.delete("database", "too-early")
+
+
+def test_store_stopped_for_two_minutes_loses_nothing(space: Space, moments: Moments) -> None:
+    client = space.client("source")
+    before = int(client.sql("SELECT count(*) FROM ledger"))
+    space.store_down()
+    try:
+        started = time.monotonic()
+        client.sql("INSERT INTO ledger SELECT generate_series(1, 50000)")
+        value = space.kubectl.wait(
+            "database",
+            "source",
+            lambda v: condition(v, "Archiving").get("status") == "False",
+            deadline=100,
+        )
+        assert condition(value, "Archiving")["message"]
+        time.sleep(max(0.0, 120 - (time.monotonic() - started)))  # the fault's length is the test's subject
+    finally:
+        space.store_up()
+    written = datetime.fromisoformat(client.now())
+    space.kubectl.wait(
+        "database", "source", lambda v: _time(v["status"].get("window", {}).get("end", "1970-01-01T00:00:00Z")) >= written,
+        deadline=120,
+    )  # fmt: skip
+    space.restore("after-outage", "source", {"type": "latest"})
+    assert int(space.client("after-outage").sql("SELECT count(*) FROM ledger")) == before + 50000
+    space.kubectl.delete("database", "after-outage")
+
+
+def test_backup_taken_while_the_operator_restarts_completes(space: Space, moments: Moments) -> None:
+    space.kubectl.apply(manifests.backup("through-restart", "source"))
+    space.kubectl.wait("backup", "through-restart", lambda v: bool(v.get("status", {}).get("phase")), deadline=60)
+    space.kubectl.within("yoban-system").run("delete", "pod", "--all", "--wait=false", "--grace-period=0", "--force")
+    value = space.kubectl.wait(
+        "backup", "through-restart", lambda v: v.get("status", {}).get("phase") in ("Completed", "Failed"), deadline=240
+    )
+    assert value["status"]["phase"] == "Completed", value["status"]
+
+
+def test_failure_29_a_restore_of_nothing_is_never_an_empty_database(space: Space, moments: Moments) -> None:
+    space.database("hollow", 1, policy="")
+    space.restore("from-hollow", "hollow", {"type": "latest"}, wait=False)
+    value = space.kubectl.wait("database", "from-hollow", reason(*NOTHING_THERE), deadline=90)
+    assert condition(value, "Ready")["message"]
+    assert space.pods("from-hollow") == []
+    nowhere = {"objectStore": "store", "path": f"{space.kubectl.namespace}/source/000000000000"}
+    space.restore("from-nowhere", nowhere, {"type": "latest"}, wait=False)
+    space.kubectl.wait("database", "from-nowhere", reason(*NOTHING_THERE), deadline=90)
+    assert space.pods("from-nowhere") == []
+    for name in ("hollow", "from-hollow", "from-nowhere"):
+        space.kubectl.delete("database", name)
+
+
+def test_failure_31_all_of_it_comes_back_without_the_database_that_wrote_it(space: Space, moments: Moments) -> None:
+    """Roles, settings of roles, and data: from the store alone, after the Database and its Secrets are gone."""
+    admin = ("psql", "-X", "-h", SOCKETS, "-U", "postgres", "-d", "app", "-c")
+    primary = f"{space.primary('source')}-0"
+    space.kubectl.execute(primary, *admin, "CREATE ROLE auditor; GRANT SELECT ON ledger TO auditor", container="server")
+    rows = space.client("source").sql("SELECT count(*) FROM ledger")
+    path = space.kubectl.get("database", "source")["status"]["path"]  # type: ignore[index]
+    space.kubectl.delete("database", "source")
+    space.restore("again", {"objectStore": "store", "path": path}, {"type": "latest"})
+    client = space.client("again")
+    assert client.sql("SELECT count(*) FROM ledger") == rows
+    assert client.sql("SELECT has_table_privilege('auditor', 'ledger', 'select')") == "t"

@@ -1,0 +1,164 @@
+"""What the end-to-end tests stand on: a cluster with the operator installed, and a namespace for each test module.
+
+Waiting follows watches with a deadline; what the world looks like is asked of the cluster, the server and the store.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from deploy.demo import manifests
+from deploy.demo.client import Client, PostgresClient
+from deploy.demo.kubectl import Kubectl, Object, condition, is_ready
+from deploy.demo.stage import Stage
+
+
+@dataclass(frozen=True)
+class EngineUnderTest:
+    """The small description of an engine that the shared test bodies need."""
+
+    name: str
+    image: str
+    wrong_image: str
+    client: Callable[[Kubectl, str], Client]
+    process: str
+    """Name of the server's own process."""
+
+
+POSTGRES = EngineUnderTest(
+    name="postgres",
+    image="localhost/yoban-lab/postgres:17",
+    wrong_image="localhost/yoban-lab/postgres:15",
+    client=PostgresClient,
+    process="postgres",
+)
+
+
+def complete(instances: int) -> Callable[[Object], bool]:
+    """Return a test: the Database is Ready for its newest generation with so many instances ready."""
+
+    def test(value: Object) -> bool:
+        return is_ready(value) and value.get("status", {}).get("ready") == f"{instances}/{instances}"
+
+    return test
+
+
+def reason(*reasons: str) -> Callable[[Object], bool]:
+    """Return a test: the object is not Ready, for one of these reasons."""
+
+    def test(value: Object) -> bool:
+        ready = condition(value, "Ready")
+        return ready.get("status") == "False" and ready.get("reason") in reasons
+
+    return test
+
+
+@dataclass
+class Space:
+    """A namespace of a test module, with an ObjectStore `store` and a BackupPolicy `gold` when asked for."""
+
+    kubectl: Kubectl
+    stage: Stage
+    engine: EngineUnderTest
+    bucket_name: str
+
+    def store(self, name: str = "store", **more: object) -> str:
+        """Make an ObjectStore on a bucket of its own, wait until it is Ready, and return the bucket's name."""
+        bucket = f"{self.bucket_name}-{name}"
+        self.kubectl.apply(
+            manifests.credentials("s3", self.stage.bucket),
+            manifests.object_store(name, self.stage.bucket, bucket, "s3", **more),
+        )
+        self.kubectl.wait("objectstore", name, is_ready, deadline=90)
+        return bucket
+
+    def policy(self, name: str = "gold", store: str = "store", **more: object) -> None:
+        """Make a BackupPolicy."""
+        self.kubectl.apply(manifests.policy(name, store, **more))
+
+    def database(self, name: str, instances: int, *, wait: bool = True, **more: Any) -> Object:
+        """Make a Database and wait until all its instances are ready."""
+        policy = more.pop("policy", "gold")
+        self.kubectl.apply(
+            manifests.database(name, self.engine.name, self.engine.image, instances=instances, policy=policy, **more)
+        )
+        return self.ready(name, instances) if wait else {}
+
+    def ready(self, name: str, instances: int, *, deadline: float = 300) -> Object:
+        """Wait until a Database is Ready with so many instances."""
+        return self.kubectl.wait("database", name, complete(instances), deadline=deadline)
+
+    def client(self, database: str) -> Client:
+        """Return an application's Pod for a Database, started."""
+        client = self.engine.client(self.kubectl, database)
+        client.start()
+        return client
+
+    def backup(self, name: str, database: str, *, deadline: float = 240) -> Object:
+        """Take a base backup and wait for its end; it must complete."""
+        self.kubectl.apply(manifests.backup(name, database))
+        value = self.kubectl.wait("backup", name, backup_over, deadline=deadline)
+        assert value["status"]["phase"] == "Completed", value["status"]
+        return value
+
+    def restore(self, name: str, source: str | Object, target: Object, *, wait: bool = True) -> None:
+        """Restore a Database into a new one."""
+        self.kubectl.apply(manifests.restored(name, self.engine.name, self.engine.image, source, target, policy="gold"))
+        if wait:
+            self.ready(name, 1)
+
+    def primary(self, database: str) -> str:
+        """Return the name of the instance that bears the role label of the primary."""
+        pods = self.kubectl.list("pod", f"yoban.dev/database={database},yoban.dev/role=primary")
+        assert len(pods) == 1, [pod["metadata"]["name"] for pod in pods]
+        return str(pods[0]["metadata"]["labels"]["yoban.dev/instance"])
+
+    def pods(self, database: str) -> list[str]:
+        """Return the names of a Database's Pods."""
+        return sorted(pod["metadata"]["name"] for pod in self.kubectl.list("pod", f"yoban.dev/database={database}"))
+
+    def annotate(self, kind: str, name: str, *annotations: str) -> None:
+        """Set annotations."""
+        self.kubectl.run("annotate", kind, name, "--overwrite", *annotations)
+
+    def patch(self, kind: str, name: str, change: Object) -> None:
+        """Change an object by merge patch."""
+        self.kubectl.run("patch", kind, name, "--type=merge", "-p", json.dumps(change))
+
+    def store_down(self) -> None:
+        """Stop the lab's object store."""
+        self.stage.store_stop()
+
+    def store_up(self) -> None:
+        """Start the lab's object store again."""
+        self.stage.store_start()
+
+    def describe(self) -> None:
+        """Print what a person would look at first, for a failed test's log."""
+        for arguments in (
+            ("get", "databases,objectstores,backuppolicies,backups", "-o", "wide"),
+            ("get", "pods,pvc,leases,statefulsets", "-o", "wide"),
+            ("get", "events", "--sort-by=.lastTimestamp"),
+        ):
+            print(self.kubectl.run(*arguments, check=False), file=sys.stderr)
+        for pod in self.kubectl.list("pod", "yoban.dev/database"):
+            name = pod["metadata"]["name"]
+            print(f"--- {name}\n{self.kubectl.run('logs', name, '--tail=60', check=False)}", file=sys.stderr)
+        operator = self.kubectl.within("yoban-system")
+        for pod in operator.list("pod"):
+            name = pod["metadata"]["name"]
+            print(f"--- {name}\n{operator.run('logs', name, '--tail=80', check=False)}", file=sys.stderr)
+
+
+def backup_over(value: Object) -> bool:
+    """The Backup has ended, one way or the other."""
+    return value.get("status", {}).get("phase") in ("Completed", "Failed")
+
+
+def names(objects: Sequence[Object]) -> set[str]:
+    """Return the names of objects."""
+    return {value["metadata"]["name"] for value in objects}

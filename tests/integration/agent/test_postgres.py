@@ -1,0 +1,109 @@
+"""Supervisor and agent with PostgreSQL of this machine, and a real S3 server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import pytest
+from harness import PodProcess, World, until
+from postgres import BINARIES, backup, restored, sql
+from yoban.model.instance import StoreDocument, SwitchoverDocument, TargetDocument
+
+pytestmark = [
+    pytest.mark.server,
+    pytest.mark.skipif(not (BINARIES / "postgres").exists(), reason="needs PostgreSQL 15"),
+]
+
+
+async def test_a_new_database_comes_up(make_world: Callable[..., World]) -> None:
+    world = make_world("postgres", "15")
+    pod = world.pod()
+    pod.start()
+    await until("it is ready", pod.ready, 60)
+    status = await pod.status()
+    assert status.server is not None
+    assert status.server.role == "primary"
+    assert not status.problems
+    assert sql(pod, "select pg_is_in_recovery()") == "f"
+
+
+async def test_backup_and_restore_to_a_moment(make_world: Callable[..., World], bucket: StoreDocument) -> None:
+    world = make_world("postgres", "15")
+    world.archive_to(bucket)
+    pod = world.pod()
+    pod.start()
+    await until("it is ready", pod.ready, 60)
+    sql(pod, "create table t (n int); insert into t select generate_series(1, 1000)")
+    done = await backup(pod)
+    assert done.state == "completed", done
+    assert done.backup is not None
+    sql(pod, "insert into t values (1001)")
+    await asyncio.sleep(1.1)
+    before = datetime.fromisoformat(sql(pod, "select now()"))
+    await asyncio.sleep(1.1)
+    sql(pod, "delete from t")
+    accident = datetime.fromisoformat(sql(pod, "select now()"))
+
+    async def covered() -> bool:
+        end = (await pod.status()).archive.window_end
+        return end is not None and end > accident
+
+    started = asyncio.get_running_loop().time()
+    await until("the accident is stored", covered, 10)
+    assert asyncio.get_running_loop().time() - started < 5
+
+    assert await pod.stop() == 0
+    copy = make_world("postgres", "15")
+    copy.source = copy.store = bucket
+    restored(copy, TargetDocument(type="time", value=before.astimezone(UTC).isoformat()))
+    second = copy.pod()
+    second.start()
+    await until("the restore is ready", second.ready, 90)
+    assert sql(second, "select count(*), max(n) from t") == "1001|1001"
+    status = await second.status()
+    assert status.restore is not None
+    assert status.restore.state == "done"
+    sql(second, "insert into t values (1002)")
+    again = await backup(second)
+    assert again.state == "completed", again
+
+
+async def test_replicas_follow_and_a_switchover_loses_nothing(
+    make_world: Callable[..., World], bucket: StoreDocument
+) -> None:
+    world = make_world("postgres", "15", instances=2)
+    world.archive_to(bucket)
+    first, second = world.pod(1), world.pod(2)
+    first.start()
+    second.start()
+    await until("the primary is ready", first.ready, 60)
+    await until("the replica is ready", second.ready, 60)
+    assert (await second.status()).server.role == "replica"  # type: ignore[union-attr]
+    assert await until("labelled", second.label) == "replica"
+    sql(first, "create table t (n int); insert into t select generate_series(1, 1000)")
+    done = await backup(second, f"localhost:{first.member.control}")
+    assert done.state == "completed", done
+
+    world.change(switchover=SwitchoverDocument(id="a", target="orders-2"))
+    await until("the second is labelled primary", lambda: _is(second, "primary"), 40)
+    await until("the second is ready", second.ready, 20)
+    assert sql(second, "select count(*) from t") == "1000"
+    sql(second, "insert into t values (1001)")
+    await until("the first follows", lambda: _is(first, "replica"), 60)
+    await until("the first is ready", first.ready, 40)
+    await until("it has everything", lambda: sql(first, "select count(*) from t") == "1001")
+    lease = await world.cluster.lease()
+    assert lease["spec"]["holderIdentity"] == "orders-2"
+    assert lease["metadata"]["annotations"]["yoban.dev/term"] == "2"
+
+    async def recorded() -> bool:
+        archive = (await second.status()).archive
+        return archive.active and archive.line == "00000002" and archive.window_end is not None
+
+    await until("the new reign is archived", recorded, 30)
+
+
+async def _is(pod: PodProcess, role: str) -> bool:
+    return await pod.label() == role

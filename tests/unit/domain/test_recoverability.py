@@ -1,0 +1,430 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from yoban.domain.history import History
+from yoban.domain.recoverability import describe, plan, recoverable
+from yoban.errors import IntegrityError, InvalidInput, NotFound, Unsupported
+from yoban.plugins import RecoveryTarget, TargetType
+
+from tests.unit.domain.counting import (
+    SIZE,
+    CountingEngine,
+    LoglessEngine,
+    PickyTargets,
+    SkippingEngine,
+    at,
+    backup,
+    forked,
+    mark,
+    plain,
+    segment,
+    stored,
+    term,
+)
+
+ENGINE = CountingEngine()
+
+
+def target(type: str = "latest", value: str = "", **more: object) -> RecoveryTarget:
+    return RecoveryTarget(TargetType(type), value, **more)  # type: ignore[arg-type]
+
+
+def time(minutes: float, **more: object) -> RecoveryTarget:
+    return target("time", at(minutes).isoformat(), **more)
+
+
+# -- the window ------------------------------------------------------------------------------------------------------
+
+
+def test_the_window_reaches_from_the_oldest_backup_to_the_moment_proven():
+    found = recoverable(plain(), ENGINE)
+    assert found.window is not None
+    assert (found.window.start, found.window.end) == (at(120), at(960))
+    assert found.window.last_commit == at(930)
+    assert (found.window.position, found.window.line) == ("940", "1")
+    assert [item.facts.id for item in found.backups] == ["b1", "b2"]
+    assert found.extent is not None
+    assert (found.extent.segment, found.extent.tail_bytes) == (segment("1", 9), 40)
+
+
+def test_nothing_stored_is_no_window():
+    assert recoverable(History(), ENGINE).window is None
+    assert recoverable(History(terms=(term(1, "1"),)), ENGINE).lines == ("1",)
+
+
+def test_without_terms_the_line_of_the_newest_backup_counts():
+    assert recoverable(plain(terms=()), ENGINE).lines == ("1",)
+    assert recoverable(History(lines={"7": stored("7", (0, 1))}), ENGINE).lines == ("7",)
+
+
+def test_a_backup_newer_than_the_mark_ends_the_window():
+    found = recoverable(plain(marks=(mark(1, "1", 600),)), ENGINE)
+    assert found.window is not None
+    assert (found.window.position, found.window.end) == ("650", at(650))
+
+
+def test_without_a_mark_the_window_is_the_backups():
+    found = recoverable(plain(marks=()), ENGINE)
+    assert found.window is not None
+    assert (found.window.position, found.window.end) == ("650", at(650))
+    assert found.extent is not None and found.extent.segment == segment("1", 9)
+
+
+def test_a_mark_at_the_start_of_a_segment_needs_nothing_of_it():
+    fresh = replace(mark(1, "1", 900), segment=segment("1", 9), flushed=0)
+    found = recoverable(plain(marks=(fresh,), lines={"1": stored("1", (0, 8))}), ENGINE)
+    assert found.window is not None and found.window.position == "900"
+    assert found.extent is not None
+    assert (found.extent.segment, found.extent.tail_bytes) == (segment("1", 8), 0)
+
+
+@pytest.mark.parametrize(
+    "line, missing",
+    [
+        (stored("1", (0, 2), (4, 8), s9=40), 3),  # failure 1: a hole in the middle, before the newest backup
+        (stored("1", (0, 6), (8, 8), s9=40), 7),
+        (stored("1", (0, 7), s9=40), 8),
+        (stored("1", (0, 8)), 9),
+        (stored("1", (0, 8), s9=39), 9),  # the chunks end before what the mark promises
+    ],
+)
+def test_failure_1_a_gap_is_found_wherever_it_is(line, missing):
+    found = recoverable(plain(lines={"1": line}), ENGINE)
+    if missing == 3:
+        # The newest backup and all after it are whole: the window is shorter, and nothing else is wrong.
+        assert found.gap is None and found.window is not None
+        assert found.window.start == at(650)
+        assert dict(found.unusable)["b1"] == f"log/1/{segment('1', 3)} is missing after it"
+    else:
+        assert found.gap is not None and found.gap.missing == segment("1", missing)
+        assert found.window is not None
+        assert (found.window.start, found.window.end) == (at(650), at(650))
+
+
+@pytest.mark.parametrize(
+    "line, last, tail",
+    [
+        (stored("1", (0, 8), (10, 12), s9=40), 9, 40),
+        (stored("1", (0, 9), (11, 12), s13=7), 9, 0),
+        (stored("1", (0, 10), s11=7), 11, 7),
+    ],
+)
+def test_a_hole_beyond_what_is_proven_is_no_gap(line, last, tail):
+    # Segments are uploaded several at once: a later one may be there before an earlier one.
+    found = recoverable(plain(lines={"1": line}), ENGINE)
+    assert found.gap is None and found.extent is not None
+    assert (found.extent.segment, found.extent.tail_bytes) == (segment("1", last), tail)
+    assert found.window is not None and found.window.end == at(960)
+
+
+def test_failure_2_a_backup_whose_last_segment_is_missing_does_not_count():
+    found = recoverable(plain(lines={"1": stored("1", (0, 5), s6=50)}, marks=()), ENGINE)
+    assert [item.facts.id for item in found.backups] == ["b1"]
+    assert "not consistent" in dict(found.unusable)["b2"]
+    alone = recoverable(plain(backups=(backup("b2", 500, 650),), lines={"1": stored("1", (0, 5))}), ENGINE)
+    assert alone.window is None and alone.gap is not None and alone.gap.missing == segment("1", 6)
+
+
+def test_segments_beyond_the_mark_hang_together():
+    found = recoverable(plain(lines={"1": stored("1", (0, 12))}), ENGINE)
+    assert found.gap is None
+    assert found.extent is not None and found.extent.segment == segment("1", 12)
+
+
+# -- forks -----------------------------------------------------------------------------------------------------------
+
+
+def test_failure_4_the_newest_term_is_followed_across_a_fork():
+    found = recoverable(forked(), ENGINE)
+    assert found.lines == ("1", "2")
+    assert found.window is not None
+    assert (found.window.start, found.window.end, found.window.line) == (at(120), at(940), "2")
+    assert [item.facts.id for item in found.backups] == ["b1", "b2"]
+    assert "line 1" in dict(found.unusable)["x1"]
+
+
+def test_an_abandoned_line_is_followed_when_it_is_named():
+    found = recoverable(forked(), ENGINE, "1")
+    assert found.lines == ("1",)
+    assert [item.facts.id for item in found.backups] == ["b1", "x1"]
+    assert found.window is not None and found.window.end == at(700)
+
+
+def test_failure_3_a_gap_before_the_fork_is_found():
+    found = recoverable(forked(lines={"1": stored("1", (0, 2)), "2": stored("2", (4, 8), s9=40)}), ENGINE)
+    assert found.window is not None and found.window.start == at(650)
+    assert dict(found.unusable)["b1"] == f"log/1/{segment('1', 3)} is missing after it"
+
+
+def test_the_shared_segment_may_lie_with_the_parent_only():
+    found = recoverable(forked(lines={"1": stored("1", (0, 3), s4=50), "2": stored("2", (5, 8), s9=40)}), ENGINE)
+    assert "b1" in [item.facts.id for item in found.backups]
+
+
+def test_the_shared_segment_may_be_nowhere():
+    lines = {"1": stored("1", (0, 3)), "2": stored("2", (5, 8), s9=40)}
+    found = recoverable(forked(lines=lines), ENGINE)
+    assert dict(found.unusable)["b1"] == f"log/2/{segment('2', 4)} is missing after it"
+
+
+@pytest.mark.parametrize("started, expected", [(470, 470), (None, 700)])
+def test_a_new_reign_without_a_mark_is_proven_up_to_its_start(started, expected):
+    terms = (term(1, "1"), term(2, "2", "1", 450, started))
+    history = forked(
+        backups=(backup("b1", 50, 120),), terms=terms, marks=(mark(1, "1", 700),), lines={"1": stored("1", (0, 6))}
+    )
+    found = recoverable(history, ENGINE)
+    assert found.window is not None
+    assert (found.window.position, found.window.end) == ("450", at(expected))
+    assert found.extent is not None and found.extent.segment == ""
+
+
+def test_a_fork_with_nothing_known_of_the_parent_ends_with_the_backup():
+    terms = (term(1, "1"), term(2, "2", "1", 450))
+    history = forked(backups=(backup("b1", 50, 120),), terms=terms, marks=(), lines={"1": stored("1", (0, 6))})
+    found = recoverable(history, ENGINE)
+    assert found.window is not None
+    assert (found.window.position, found.window.end) == ("450", at(120))
+
+
+def test_several_forks_in_a_row():
+    history = forked(
+        terms=(term(1, "1"), term(2, "2", "1", 450, 470), term(3, "3", "2", 820, 830)),
+        marks=(mark(3, "3", 1010, commit=1000),),
+        lines={"1": stored("1", (0, 4)), "2": stored("2", (4, 8)), "3": stored("3", (8, 9), s10=10)},
+    )
+    found = recoverable(history, ENGINE)
+    assert found.lines == ("1", "2", "3")
+    assert found.window is not None and found.window.end == at(1010)
+    assert [item.facts.id for item in found.backups] == ["b1", "b2"]
+
+
+# -- plans -----------------------------------------------------------------------------------------------------------
+
+
+def test_latest_takes_the_newest_backup_and_all_that_is_stored():
+    chosen = plan(plain(), target(), ENGINE)
+    assert chosen.backup.facts.id == "b2"
+    assert (chosen.recovery.line, chosen.recovery.end, chosen.recovery.has_log) == ("1", "940", True)
+    assert (chosen.last_segment, chosen.tail_bytes, chosen.lines) == (segment("1", 9), 40, ("1",))
+
+
+def test_a_time_takes_the_newest_backup_that_ended_before():
+    assert plan(plain(), time(640), ENGINE).backup.facts.id == "b1"
+    assert plan(plain(), time(650), ENGINE).backup.facts.id == "b2"
+    chosen = plan(plain(), time(700, exclusive=True), ENGINE)
+    assert chosen.recovery.target == time(700, exclusive=True)
+
+
+def test_failure_27_a_time_inside_a_backup_takes_the_one_before():
+    assert plan(plain(), time(600), ENGINE).backup.facts.id == "b1"
+
+
+@pytest.mark.parametrize(
+    "minutes, exclusive, type",
+    [
+        (929, False, "time"),
+        (930, False, "latest"),
+        (930, True, "time"),
+        (931, False, "latest"),
+        (931, True, "latest"),
+        (960, False, "latest"),
+    ],
+)
+def test_failure_26_a_time_after_the_last_commit_is_latest(minutes, exclusive, type):
+    chosen = plan(plain(), time(minutes, exclusive=exclusive), ENGINE)
+    assert chosen.recovery.target.type.value == type
+    if type == "latest":
+        assert (chosen.recovery.target.value, chosen.recovery.target.exclusive) == ("", False)
+
+
+def test_an_unknown_last_commit_leaves_the_time_to_the_engine():
+    assert plan(plain(marks=(mark(1, "1", 940),)), time(935), ENGINE).recovery.target.type is TargetType.TIME
+
+
+def test_the_last_commit_of_an_earlier_reign_counts():
+    history = forked(marks=(mark(1, "1", 700, commit=440), mark(2, "2", 940)))
+    window = recoverable(history, ENGINE).window
+    assert window is not None and window.last_commit == at(440)
+
+
+@pytest.mark.parametrize("minutes", [0, 119.9, 960.1, 5000])
+def test_failure_26_a_time_outside_the_window_is_refused_and_the_window_named(minutes):
+    with pytest.raises(InvalidInput) as caught:
+        plan(plain(), time(minutes), ENGINE)
+    assert caught.value.reason == "TargetOutsideWindow"
+    window = recoverable(plain(), ENGINE).window
+    assert window is not None and describe(window) in str(caught.value)
+    assert "2026-03-01T02:00:00Z to 2026-03-01T16:00:00Z, last commit 2026-03-01T15:30:00Z" in str(caught.value)
+
+
+def test_failure_25_a_time_without_an_offset_is_refused():
+    with pytest.raises(InvalidInput, match="offset"):
+        plan(plain(), target("time", "2026-03-01T10:00:00"), ENGINE)
+
+
+def test_a_time_with_another_offset_is_the_same_moment():
+    assert plan(plain(), target("time", "2026-03-01T19:50:00+09:00"), ENGINE).backup.facts.id == "b2"
+
+
+def test_a_position_beyond_the_log_names_the_window():
+    with pytest.raises(InvalidInput, match="recoverable window is") as caught:
+        plan(plain(), target("position", "941"), ENGINE)
+    assert caught.value.reason == "TargetOutsideWindow"
+    assert "choose an earlier one" in str(caught.value)
+
+
+def test_a_position_before_every_backup_names_the_window():
+    with pytest.raises(InvalidInput, match="outside the recoverable window"):
+        plan(plain(), target("position", "100"), ENGINE)
+
+
+@pytest.mark.parametrize("value, id", [("119", None), ("120", "b1"), ("649", "b1"), ("650", "b2")])
+def test_a_position_takes_the_newest_backup_before_it(value, id):
+    if id is None:
+        with pytest.raises(InvalidInput):
+            plan(plain(), target("position", value), ENGINE)
+    else:
+        assert plan(plain(), target("position", value), ENGINE).backup.facts.id == id
+
+
+def test_a_name_is_looked_for_from_the_oldest_backup():
+    assert plan(plain(), target("name", "before-release"), ENGINE).backup.facts.id == "b1"
+
+
+def test_a_transaction_with_a_number_in_the_facts_takes_the_newest_that_reaches_it():
+    history = plain(backups=(backup("b1", 50, 120, next="10"), backup("b2", 500, 650, next="70")))
+    assert plan(history, target("transaction", "69"), ENGINE).backup.facts.id == "b1"
+    assert plan(history, target("transaction", "70"), ENGINE).backup.facts.id == "b2"
+    with pytest.raises(InvalidInput, match="window"):
+        plan(history, target("transaction", "9"), ENGINE)
+
+
+def test_immediate_stops_at_the_end_of_the_newest_backup():
+    chosen = plan(plain(), target("immediate"), ENGINE)
+    assert chosen.backup.facts.id == "b2"
+    assert (chosen.recovery.end, chosen.last_segment, chosen.tail_bytes) == ("650", segment("1", 6), 0)
+
+
+def test_a_backup_may_be_named():
+    assert plan(plain(), target(backup="b1"), ENGINE).backup.facts.id == "b1"
+    assert plan(plain(), target("immediate", backup="b1"), ENGINE).recovery.end == "120"
+    assert plan(plain(), time(700, backup="b1"), ENGINE).backup.facts.id == "b1"
+
+
+def test_a_backup_that_is_not_known_is_refused_with_those_that_are():
+    with pytest.raises(InvalidInput, match="b1, b2") as caught:
+        plan(plain(), target(backup="b9"), ENGINE)
+    assert caught.value.reason == "BackupUnknown"
+
+
+def test_a_named_backup_after_the_target_is_refused():
+    with pytest.raises(InvalidInput, match="after the target") as caught:
+        plan(plain(), time(300, backup="b2"), ENGINE)
+    assert caught.value.reason == "BackupUnusable"
+
+
+def test_a_named_backup_of_an_abandoned_line_needs_that_line():
+    with pytest.raises(InvalidInput, match="line 1"):
+        plan(forked(), target(backup="x1"), ENGINE)
+    assert plan(forked(), target(backup="x1", line="1"), ENGINE).recovery.end == "700"
+
+
+def test_a_named_backup_before_a_gap_cannot_reach_the_end():
+    history = plain(lines={"1": stored("1", (0, 2), (4, 8), s9=40)})
+    with pytest.raises(InvalidInput, match=f"log/1/{segment('1', 3)}"):
+        plan(history, target(backup="b1"), ENGINE)
+    assert plan(history, target("immediate", backup="b1"), ENGINE).backup.facts.id == "b1"
+
+
+def test_a_named_backup_that_is_not_complete_is_refused():
+    with pytest.raises(InvalidInput, match="not consistent"):
+        plan(plain(lines={"1": stored("1", (0, 0), (2, 8), s9=40)}), target("immediate", backup="b1"), ENGINE)
+
+
+def test_a_line_that_is_not_known_is_refused_with_those_that_are():
+    with pytest.raises(InvalidInput, match="choose one of 1, 2") as caught:
+        plan(forked(), target(line="9"), ENGINE)
+    assert caught.value.reason == "LineUnknown"
+
+
+def test_latest_over_a_gap_stops_with_the_objects_name():
+    with pytest.raises(IntegrityError) as caught:
+        plan(plain(lines={"1": stored("1", (0, 7), (9, 9))}), target(), ENGINE)
+    assert (caught.value.reason, caught.value.object) == ("LogGap", f"log/1/{segment('1', 8)}")
+    assert "backup b2" in caught.value.fix
+
+
+def test_a_gap_at_the_very_beginning_has_nothing_before_it():
+    with pytest.raises(IntegrityError) as caught:
+        plan(plain(backups=(backup("b1", 50, 120),), lines={"1": stored("1", (1, 8))}), target(), ENGINE)
+    assert caught.value.object == f"log/1/{segment('1', 0)}"
+
+
+def test_no_backup_at_all():
+    with pytest.raises(NotFound, match="no complete base backup") as caught:
+        plan(plain(backups=()), target(), ENGINE)
+    assert caught.value.reason == "NoBackup"
+
+
+def test_only_backups_of_other_lines():
+    with pytest.raises(InvalidInput, match="x1: it lies on line 1") as caught:
+        plan(forked(backups=(backup("x1", 460, 560),)), target(), ENGINE)
+    assert caught.value.reason == "NoBackup"
+
+
+# -- engines that can do less ----------------------------------------------------------------------------------------
+
+
+def logless() -> History:
+    backups = tuple(replace(item, first_segment="", last_segment="") for item in plain().backups)
+    return History(backups=backups, terms=(term(1, ""),))
+
+
+def logless_of(line: str) -> History:
+    backups = tuple(
+        replace(item, facts=replace(item.facts, line=line), first_segment="", last_segment="")
+        for item in plain().backups
+    )
+    return History(backups=backups)
+
+
+@pytest.mark.parametrize("line", ["", "1"])
+def test_an_engine_without_a_log_restores_its_newest_backup(line):
+    chosen = plan(logless_of(line), target(), LoglessEngine())
+    assert (chosen.backup.facts.id, chosen.recovery.has_log) == ("b2", False)
+    assert plan(logless_of(line), target(backup="b1"), LoglessEngine()).backup.facts.id == "b1"
+    window = recoverable(logless_of(line), LoglessEngine()).window
+    assert window is not None and (window.start, window.end) == (at(120), at(650))
+
+
+def test_an_engine_without_targets_knows_two():
+    with pytest.raises(Unsupported, match="time"):
+        plan(logless_of(""), time(300), LoglessEngine())
+
+
+def test_an_engine_may_refuse_a_target():
+    engine = CountingEngine()
+    engine.targets = PickyTargets()
+    with pytest.raises(Unsupported):
+        plan(plain(), time(300), engine)
+
+
+def test_an_engine_without_recovery_restores_nothing():
+    engine = CountingEngine()
+    engine.recovery = None
+    with pytest.raises(Unsupported, match="cannot restore"):
+        plan(plain(), target(), engine)
+
+
+def test_transactions_are_left_out_only_where_the_engine_can():
+    wish = target(skip=("7",))
+    with pytest.raises(Unsupported, match="leave out"):
+        plan(plain(), wish, ENGINE)
+    assert plan(plain(), wish, SkippingEngine()).recovery.target.skip == ("7",)
+
+
+def test_the_segment_size_of_the_fakes_is_the_histories():
+    assert plain().segment_bytes == SIZE

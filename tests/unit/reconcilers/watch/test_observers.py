@@ -1,0 +1,332 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from yoban.errors import AccessDenied, InvalidInput, NotFound, Unavailable
+from yoban.kube.objects import ObjectKey
+from yoban.model.control import Push
+from yoban.model.instance import InstanceDocument, LeaseDocument, Member, StoreDocument
+from yoban.plugins import RecoveryTarget
+from yoban.reconcilers.observers import Tasks
+from yoban.reconcilers.stores import OPEN, store_config
+
+from tests.unit.reconcilers.watch.world import CREDENTIALS, NS, GuardedProvider, World, primary, replica
+
+ORDERS = ObjectKey(NS, "orders")
+
+
+def push(generation: int = 1, revision: int = 0, **more: object) -> Push:
+    document = InstanceDocument(
+        generation=generation,
+        revision=revision,
+        namespace=NS,
+        database="orders",
+        uid="u",
+        incarnation="0123456789ab",
+        engine="logless",
+        version="2",
+        members=[],
+        lease=LeaseDocument(name="orders-primary"),
+    )
+    return Push(document=document, **more)  # type: ignore[arg-type]
+
+
+async def known(world: World) -> StoreDocument:
+    await world.until(lambda: world.shared.object_stores.get(ObjectKey(NS, "s3")))
+    return await world.shared.stores.document(NS, "s3")
+
+
+# -- tasks -----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_task_that_fails_takes_nobody_with_it(caplog: pytest.LogCaptureFixture):
+    tasks: Tasks[str] = Tasks("work")
+
+    async def broken() -> None:
+        raise RuntimeError("boom")
+
+    forever = asyncio.Event()
+
+    async def waits() -> None:
+        await forever.wait()
+
+    assert tasks.start("a", broken) and tasks.start("b", waits)
+    assert not tasks.start("b", waits)
+    await asyncio.sleep(0.01)
+    assert "a" not in tasks and "b" in tasks and len(tasks) == 1
+    assert "work a failed" in caplog.text
+    tasks.cancel("absent")
+    await tasks.close()
+    assert len(tasks) == 0 and not tasks.start("c", waits)
+
+
+async def test_a_key_is_free_while_its_old_task_still_ends():
+    tasks: Tasks[str] = Tasks("work")
+    ended = []
+
+    async def slow(number: int) -> None:
+        try:
+            await asyncio.sleep(1000)
+        finally:
+            await asyncio.sleep(5)
+            ended.append(number)
+
+    tasks.start("a", lambda: slow(1))
+    await asyncio.sleep(0)
+    tasks.cancel("a")
+    assert tasks.start("a", lambda: slow(2))
+    await asyncio.sleep(0)
+    await tasks.close()
+    assert sorted(ended) == [1, 2]
+
+
+# -- agents ----------------------------------------------------------------------------------------------------------
+
+
+async def test_listeners_hear_of_changes_and_not_of_repetitions(world: World):
+    heard: list[ObjectKey] = []
+    world.shared.observatory.subscribe(heard.append)
+    world.observe(n1=primary())
+    await world.until(lambda: heard)
+    await world.rest(300)
+    assert heard == [ORDERS]
+    calls = world.agent("orders-1").calls
+    assert calls < 30, "an idle agent is polled, not hammered"
+    world.agent("orders-1").say(message="something new")
+    await world.until(lambda: len(heard) == 2)
+    world.agent("orders-1").say()
+    await world.rest(60)
+    assert len(heard) == 2
+
+
+async def test_a_slow_agent_delays_nobody(world: World):
+    heard: list[ObjectKey] = []
+    world.shared.observatory.subscribe(heard.append)
+    world.observe("slow", n1=primary())
+    world.agent("slow-1").up = False
+    world.observe("quick", n1=primary())
+    await world.until(lambda: ObjectKey(NS, "quick") in heard, 2)
+
+
+async def test_a_document_is_brought_to_all_and_once(world: World):
+    world.observe(n1=primary(), n2=replica())
+    world.shared.observatory.push(ORDERS, push())
+    world.shared.observatory.push(ORDERS, push())
+    agents = [world.agent("orders-1"), world.agent("orders-2")]
+    await world.until(lambda: all(len(agent.pushed) == 1 for agent in agents))
+    for agent in agents:
+        agent.say(generation=1)
+    await world.rest(120)
+    assert [len(agent.pushed) for agent in agents] == [1, 1]
+    world.shared.observatory.push(ORDERS, push(store=StoreDocument(provider="memory", bucket="b")))
+    await world.until(lambda: all(len(agent.pushed) == 2 for agent in agents))
+
+
+async def test_an_agent_that_was_away_gets_the_latest_document(world: World):
+    world.observe(n1=primary(), n2=replica())
+    world.agent("orders-2").up = False
+    for revision in range(3):
+        world.shared.observatory.push(ORDERS, push(revision=revision))
+        await world.rest(3)
+    world.agent("orders-2").up = True
+    await world.until(lambda: world.agent("orders-2").pushed)
+    assert [one.document.revision for one in world.agent("orders-2").pushed] == [2]
+
+
+async def test_an_agent_that_came_back_with_an_old_document_gets_the_new_one(world: World):
+    world.observe(n1=primary())
+    agent = world.agent("orders-1")
+    agent.say(generation=1)
+    world.shared.observatory.push(ORDERS, push())
+    await world.until(lambda: len(agent.pushed) == 1)
+    agent.say(generation=0)
+    await world.until(lambda: len(agent.pushed) >= 2)
+
+
+async def test_a_document_that_is_refused_is_not_brought_again_and_again(world: World):
+    world.observe(n1=primary())
+    agent = world.agent("orders-1")
+
+    async def refuse(member: Member, credentials: object, what: Push) -> bool:
+        agent.pushed.append(what)
+        raise AccessDenied("not you")
+
+    world.agents.push = refuse  # type: ignore[method-assign, assignment]
+    world.shared.observatory.push(ORDERS, push())
+    await world.rest(600)
+    assert len(agent.pushed) <= 22, "with each long poll at most"
+
+
+async def test_other_members_and_credentials_are_taken_up(world: World):
+    world.observe(n1=primary(), n2=replica())
+    await world.until(lambda: len(world.shared.observatory.statuses(ORDERS)) == 2)
+    world.observe(n2=replica(), n3=replica())
+    await world.until(lambda: set(world.shared.observatory.statuses(ORDERS)) == {"orders-2", "orders-3"})
+    assert set(world.shared.observatory.members(ORDERS)) == {"orders-2", "orders-3"}
+    other = type(CREDENTIALS)("ca2", "certificate", "key")
+    members = list(world.shared.observatory.members(ORDERS).values())
+    world.shared.observatory.observe(ORDERS, members, other)
+    assert world.shared.observatory.credentials(ORDERS) == other
+    world.shared.observatory.forget(ORDERS)
+    world.shared.observatory.forget(ORDERS)
+    assert world.shared.observatory.statuses(ORDERS) == {}
+    assert world.shared.observatory.members(ORDERS) == {}
+    assert world.shared.observatory.credentials(ORDERS) is None
+    assert world.shared.observatory.errors(ORDERS) == {}
+    world.shared.observatory.push(ORDERS, push())
+
+
+# -- catalogues ------------------------------------------------------------------------------------------------------
+
+
+async def test_plans_are_made_from_what_was_found(world: World):
+    world.store()
+    world.database(backup=None)
+    await world.stored("20251201T000000Z-aaaaaa")
+    catalogues = world.shared.catalogues
+    document = await known(world)
+    engine = world.registry.engine("logless")
+    asked = (ORDERS, document, world.path(), engine)
+    assert catalogues.plan(*asked, RecoveryTarget()) is None
+    await world.until(lambda: catalogues.look(*asked))
+    found = catalogues.plan(*asked, RecoveryTarget())
+    assert found is not None and found.backup.facts.id == "20251201T000000Z-aaaaaa"
+    with pytest.raises(InvalidInput, match="no such base backup"):
+        catalogues.plan(*asked, RecoveryTarget(backup="other"))
+    nowhere = (ORDERS, document, "shop/other/0123456789ab", engine)
+    await world.until(lambda: catalogues.look(*nowhere))
+    assert catalogues.look(*nowhere).window is None
+    with pytest.raises(NotFound, match="no complete base backup"):
+        catalogues.plan(*nowhere, RecoveryTarget())
+
+
+async def test_a_store_that_stops_keeps_what_was_found_and_says_so(world: World):
+    world.store()
+    world.database(backup=None)
+    await world.stored("20251201T000000Z-aaaaaa")
+    heard: list[ObjectKey] = []
+    world.shared.catalogues.subscribe(heard.append)
+    asked = (ORDERS, await known(world), world.path(), world.registry.engine("logless"))
+    await world.until(lambda: world.shared.catalogues.look(*asked))
+    world.cloud.stop()
+    world.shared.catalogues.demand(ORDERS)
+    await world.until(lambda: world.shared.catalogues.look(*asked).error)
+    assert world.shared.catalogues.look(*asked).window is not None
+    with pytest.raises(Unavailable):
+        world.shared.catalogues.plan(*asked, RecoveryTarget())
+    world.cloud.start()
+    await world.until(lambda: not world.shared.catalogues.look(*asked).error)
+    assert heard == [ORDERS] * 3
+
+
+async def test_a_store_that_never_answered_is_told(world: World):
+    world.store()
+    world.database(backup=None)
+    world.cloud.stop()
+    asked = (ORDERS, await known(world), world.path(), world.registry.engine("logless"))
+    found = await world.until(lambda: world.shared.catalogues.look(*asked), 600)
+    assert found.window is None and "stopped" in found.error
+    with pytest.raises(Unavailable, match="stopped"):
+        world.shared.catalogues.plan(*asked, RecoveryTarget())
+
+
+async def test_looks_have_pauses_and_end_when_nobody_asks(world: World):
+    world.store()
+    world.database(backup=None)
+    await world.stored("20251201T000000Z-aaaaaa")
+    document, path = await known(world), world.path()
+    engine = world.registry.engine("logless")
+    catalogues = world.shared.catalogues
+    looks = 0
+    before = None
+    for _ in range(100):
+        view = catalogues.view(ORDERS, document, path, engine)
+        if view is not before:
+            looks, before = looks + 1, view
+        await world.rest(3)
+    assert 8 <= looks <= 12, "about one in each half minute"
+    await world.rest(2000)
+    assert catalogues.view(ORDERS, document, path, engine) is None
+    await world.until(lambda: catalogues.view(ORDERS, document, path, engine))
+    catalogues.forget(ORDERS)
+    assert catalogues.view(ORDERS, document, path, engine) is None
+
+
+async def test_other_credentials_and_other_engines_are_looked_at_anew(world: World):
+    world.store()
+    world.database(backup=None)
+    await world.stored("20251201T000000Z-aaaaaa")
+    document, path = await known(world), world.path()
+    catalogues, engine = world.shared.catalogues, world.registry.engine("logless")
+    first = await world.until(lambda: catalogues.view(ORDERS, document, path, engine))
+    other = StoreDocument(provider="memory", bucket="absent")
+    await world.until(lambda: catalogues.view(ORDERS, other, path, engine).fault, 10)
+    assert catalogues.view(ORDERS, other, path, engine).at == first.at
+    assert catalogues.view(ORDERS, document, path, world.registry.engine("counting")) is None
+
+
+async def test_an_error_that_nobody_expected_is_told_without_its_text(world: World, caplog: pytest.LogCaptureFixture):
+    world.store()
+    world.database(backup=None)
+    asked = (ORDERS, await known(world), "a//b", world.registry.engine("logless"))
+    found = await world.until(lambda: world.shared.catalogues.look(*asked))
+    assert found.error
+
+    class Broken(GuardedProvider):
+        name = "memory"
+
+        def open(self, config: object) -> object:  # type: ignore[override]
+            raise RuntimeError("secret=hunter2")
+
+    world.registry._providers["memory"] = (Broken(world.cloud), world.registry._providers["memory"][1])
+    asked = (
+        ORDERS,
+        StoreDocument(provider="memory", bucket="b"),
+        "shop/orders/0123456789ab",
+        world.registry.engine("logless"),
+    )
+    found = await world.until(lambda: world.shared.catalogues.look(*asked))
+    assert "hunter2" not in found.error and "RuntimeError" in found.error
+
+
+# -- stores ----------------------------------------------------------------------------------------------------------
+
+
+async def test_open_stores_are_shared_and_idle_ones_closed(world: World):
+    stores = world.shared.stores
+    provider = world.registry.store_provider("guarded")
+    assert isinstance(provider, GuardedProvider)
+    document = StoreDocument(provider="guarded", bucket="b0", credentials={"accessKey": "right"})
+    async with stores.using(document) as first, stores.using(document) as second:
+        assert first is second
+    async with stores.using(document) as third:
+        assert third is first
+    for number in range(1, OPEN + 6):
+        async with stores.using(StoreDocument(provider="guarded", bucket=f"b{number}")):
+            pass
+    assert provider.closed == 6
+    async with stores.using(document) as again:
+        assert again is not first
+        await stores.close()
+        assert again.name == "b0"  # type: ignore[attr-defined]
+    await stores.close()
+    assert provider.closed == OPEN + 7
+
+
+async def test_what_does_not_exist_is_named(world: World):
+    with pytest.raises(NotFound, match="no such ObjectStore") as caught:
+        await world.shared.stores.document(NS, "none")
+    assert caught.value.reason == "StoreMissing"
+
+
+async def test_a_secret_is_read_again_after_a_while(world: World):
+    world.secret("key", accessKey="left")
+    world.store(provider="guarded", credentials={"secret": "key"})
+    await world.until(lambda: world.shared.object_stores.get(ObjectKey(NS, "s3")))
+    assert (await world.shared.stores.document(NS, "s3")).credentials == {"accessKey": "left"}
+    world.secret("key", accessKey="right")
+    await world.rest(11)
+    document = await world.shared.stores.document(NS, "s3")
+    assert document.credentials == {"accessKey": "right"}
+    assert "right" not in repr(document) and "right" not in repr(store_config(document))
