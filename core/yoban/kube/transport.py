@@ -1,14 +1,16 @@
 """Bytes to the API server and back over one aiohttp session.
 
 Guarantees: every request has a deadline; a 401 makes the credentials be read anew once, then stands; a stream that is left
-closes its connection (else bytes go on piling up in memory). Does not retry anything else and does not read the answers:
-that is the client's.
+closes its connection (else bytes go on piling up in memory); after `close` no socket is open. Does not retry anything
+else and does not read the answers: that is the client's.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+import weakref
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -19,6 +21,8 @@ from yarl import URL
 
 from yoban.kube.config import ClusterConfig
 from yoban.kube.errors import Timeout, Unreachable
+
+_CLOSE_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +104,13 @@ class HttpTransport:
         self._credentials = config.credentials
         context = config.ssl_context()
         # No limit of connections: each watch holds one, and the workers bound the rest.
-        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=60, ssl=context if context is not None else False)
+        connector = aiohttp.TCPConnector(
+            limit=0,
+            keepalive_timeout=60,
+            ssl=context if context is not None else False,
+            socket_factory=self._socket,
+        )
+        self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         self._server_hostname = config.server_name
         self._session = aiohttp.ClientSession(
             connector=connector,
@@ -108,6 +118,12 @@ class HttpTransport:
             timeout=aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None),
             headers={"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "yoban"},
         )
+
+    def _socket(self, address: aiohttp.AddrInfoType) -> socket.socket:
+        made = socket.socket(address[0], address[1], address[2])
+        made.setblocking(False)
+        self._sockets.add(made)
+        return made
 
     async def request(
         self, method: str, target: str, *, body: bytes | None = None, content_type: str | None = None, deadline: float
@@ -153,6 +169,9 @@ class HttpTransport:
         try:
             yield _HttpStream(response)
         finally:
+            # Aborted, not closed: over TLS a close waits for the peer's farewell, and the peer of a watch goes on sending.
+            if response.connection is not None and response.connection.transport is not None:
+                response.connection.transport.abort()
             response.close()
 
     async def _open(self, target: str, *, fresh: bool) -> aiohttp.ClientResponse:
@@ -177,8 +196,23 @@ class HttpTransport:
         return headers
 
     async def close(self) -> None:
-        """Close the session and its connections."""
+        """Close the session and its connections; ends when no socket is open, within two seconds.
+
+        The session forgets a connection whose request was cancelled while TLS still says farewell on it, so that its
+        socket would outlive the loop: such a one is shut here.
+        """
         await self._session.close()
+        for left in self._open_sockets():
+            with contextlib.suppress(OSError):
+                left.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                # The loop closes a socket in the turn after it read the end; nothing else tells that it did.
+                while self._open_sockets():  # noqa: ASYNC110
+                    await asyncio.sleep(0)
+
+    def _open_sockets(self) -> list[socket.socket]:
+        return [s for s in self._sockets if s.fileno() != -1]
 
 
 def _path(target: str) -> str:
