@@ -74,7 +74,7 @@ bench: venv ## Measure archive, replay, backup, restore and memory, side by side
 	@$(PYTHON) -m tests.bench $(ARGS)
 
 .PHONY: crds
-crds: venv ## Generate deploy/crds and docs/reference/fields.md from the models
+crds: venv ## Generate the definitions (deploy/crds, the chart's copy) and docs/reference/fields.md from the models
 	@$(PYTHON) -m yoban.model.generate
 
 .PHONY: docs

@@ -7,10 +7,13 @@ from pathlib import Path
 
 from yoban.model import crds, reference
 
+DEFINITIONS = ("deploy/crds", "deploy/chart/files/crds")
+"""Folders of the definitions: for `kubectl apply`, and in the chart, which can read only what is inside it."""
+
 
 def files() -> dict[str, str]:
     """Return the text of each generated file by its path in the repository."""
-    found = {f"deploy/crds/{name}": text for name, text in crds.render().items()}
+    found = {f"{folder}/{name}": text for folder in DEFINITIONS for name, text in crds.render().items()}
     return found | {"docs/reference/fields.md": reference.render()}
 
 
@@ -24,10 +27,11 @@ def main(root: Path) -> list[str]:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(text, encoding="utf-8")
             changed.append(path)
-    for old in (root / "deploy/crds").glob("yoban.dev_*.yaml"):
-        if f"deploy/crds/{old.name}" not in wanted:
-            old.unlink()
-            changed.append(f"deploy/crds/{old.name}")
+    for folder in DEFINITIONS:
+        for old in (root / folder).glob("yoban.dev_*.yaml"):
+            if f"{folder}/{old.name}" not in wanted:
+                old.unlink()
+                changed.append(f"{folder}/{old.name}")
     return changed
 
 

@@ -10,7 +10,7 @@ import yaml
 from pydantic import Field
 from yoban.model.crds import KINDS, definition, render
 from yoban.model.fields import Part
-from yoban.model.generate import files, main
+from yoban.model.generate import DEFINITIONS, files, main
 from yoban.model.schema import structural
 
 ROOT = Path(__file__).parents[3]
@@ -21,8 +21,9 @@ def test_what_is_committed_is_what_is_generated(path):
     assert (ROOT / path).read_text() == files()[path], "run `python -m yoban.model.generate`"
 
 
-def test_no_definition_of_a_kind_that_is_gone_is_left():
-    assert {path.name for path in (ROOT / "deploy/crds").iterdir()} == set(render())
+@pytest.mark.parametrize("folder", DEFINITIONS)
+def test_no_definition_of_a_kind_that_is_gone_is_left(folder):
+    assert {path.name for path in (ROOT / folder).iterdir()} == set(render())
 
 
 def test_writing_changes_only_what_differs(tmp_path):
