@@ -55,7 +55,7 @@ def _sh(space: Space, database: str, script: str, stdin: str | None = None) -> s
 
 def test_it_is_ready_in_its_own_image(space: Space, shelf: str) -> None:
     status = space.kubectl.get("database", shelf)["status"]  # type: ignore[index]
-    assert status["plugin"]["name"] == ENGINE
+    assert status["plugin"] == {"name": "yoban-toy", "version": "0.1.0"}
     assert status["primary"] == space.primary(shelf)
     pod = space.kubectl.get("pod", f"{space.primary(shelf)}-0")
     assert pod is not None

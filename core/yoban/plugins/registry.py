@@ -208,6 +208,11 @@ class Registry:
             return self._engines[name][0]
         raise self._absent("engine", name, self._engines, "EngineUnknown")
 
+    def engine_source(self, name: str) -> Source:
+        """Return where the engine of that name comes from. Raises as `engine` does."""
+        self.engine(name)
+        return self._engines[name][1]
+
     def store_provider(self, name: str) -> ObjectStoreProvider:
         """Return the provider of object stores of that name. Raises as `engine` does, with `ProviderUnknown`."""
         if name in self._providers:

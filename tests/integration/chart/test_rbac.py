@@ -36,13 +36,16 @@ WITHOUT_A_CALL_HERE: dict[Rule, str] = {
     ("", "pods", "patch"): "given on to agents",
     ("", "pods", "get"): "given on to agents",
     ("yoban.dev", "databases/finalizers", "update"): "asked by OwnerReferencesPermissionEnforcement only",
-    **{
-        ("yoban.dev", kind, "get"): "read anew when writing a finalizer met a conflict"
-        for kind in ("databases", "objectstores", "backups")
-    },
     ("yoban.dev", "backups", "delete"): "of a view whose base backup the repository no longer has",
 }
 """Rules that this test's run does not need, each with its reason."""
+
+
+BY_CHANCE: dict[Rule, str] = {
+    ("yoban.dev", kind, "get"): "read anew when writing a finalizer met a conflict"
+    for kind in ("databases", "objectstores", "backups")
+}
+"""Rules that some runs of this test need and others do not, each with its reason."""
 
 
 NEVER_MADE = {("yoban.dev", kind) for kind in ("databases", "objectstores", "backuppolicies")}
@@ -225,6 +228,6 @@ async def test_rules_are_exactly_what_is_used(
     given_own = rules_of(next(one for one in roles if one["metadata"]["namespace"] != watched))
     assert used - given == set()
     assert used_own - given_own == set()
-    assert [" ".join(rule) for rule in sorted(given - used - set(WITHOUT_A_CALL_HERE))] == []
+    assert [" ".join(rule) for rule in sorted(given - used - set(WITHOUT_A_CALL_HERE) - set(BY_CHANCE))] == []
     assert [" ".join(rule) for rule in sorted(given_own - used_own)] == []
     assert sorted(set(WITHOUT_A_CALL_HERE) & used) == [], "it is used: no reason is needed"

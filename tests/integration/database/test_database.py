@@ -29,7 +29,7 @@ from yoban.kube.resource import (
     STATEFUL_SET,
     Resource,
 )
-from yoban.plugins.registry import Registry
+from yoban.plugins.registry import Registry, Source
 from yoban.reconcilers.database.admit import OperatorFacts
 from yoban.reconcilers.database.builders.blueprint import Runtime
 from yoban.reconcilers.database.caches import CHILDREN
@@ -72,6 +72,7 @@ class Cluster:
         self.manager = Manager(client, namespaces=None, detect_mutation=True)
         registry = Mock(spec=Registry)
         registry.engine.return_value = Keeper()
+        registry.engine_source.return_value = Source("keeper", "yoban-keeper", "1")
         self.observers = Observers()
         shared = Shared(
             client=client,

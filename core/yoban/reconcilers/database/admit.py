@@ -14,7 +14,7 @@ from yoban.errors import InvalidInput, Unsupported, YobanError
 from yoban.model.database import Database
 from yoban.model.pod import PodOptions
 from yoban.plugins import Capability, Engine, RecoveryTarget, TargetType
-from yoban.plugins.registry import Registry
+from yoban.plugins.registry import Registry, Source
 from yoban.reconcilers.database.builders.blueprint import Blueprint, Placement, Resources, Runtime, VolumeSpec
 from yoban.reconcilers.database.builders.names import Names
 from yoban.reconcilers.database.jsonschema import faults
@@ -36,10 +36,13 @@ class OperatorFacts:
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """A Database that can be: the resource, its engine, the inputs of its builders, the parsed restore target."""
+    """A Database that can be: the resource, its engine and where that comes from, the inputs of its builders, the parsed
+    restore target.
+    """
 
     database: Database
     engine: Engine
+    source: Source
     blueprint: Blueprint
     target: RecoveryTarget | None = None
 
@@ -65,7 +68,7 @@ def admit(database: Database, registry: Registry, operator: OperatorFacts) -> Ad
     """
     spec = database.spec
     try:
-        engine = registry.engine(spec.engine)
+        engine, source = registry.engine(spec.engine), registry.engine_source(spec.engine)
         choice = version.choose(engine, spec.version, spec.image)
     except YobanError as error:
         error.reason = _REASONS.get(error.reason, error.reason)
@@ -93,7 +96,7 @@ def admit(database: Database, registry: Registry, operator: OperatorFacts) -> Ad
         operator_namespace=operator.namespace,
         host_names=tuple(spec.tls.additional_names),
     )
-    return Admitted(database, engine, blueprint, _target(database, engine))
+    return Admitted(database, engine, source, blueprint, _target(database, engine))
 
 
 def _check_config(database: Database, engine: Engine) -> None:

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from yoban.kube.conditions import is_true
-from yoban.kube.objects import Obj, annotations_of, conditions_of, is_deleting, uid_of
+from yoban.kube.objects import Obj, annotations_of, conditions_of, is_deleting, labels_of, uid_of
 from yoban.model.control import AgentStatus
-from yoban.model.instance import LEASE_INITIALIZED, LEASE_LAST_HOLDER, LEASE_SWITCHOVER, InstanceDocument
+from yoban.model.instance import LEASE_INITIALIZED, LEASE_LAST_HOLDER, LEASE_SWITCHOVER, ROLE_LABEL, InstanceDocument
 from yoban.reconcilers.database.builders.lease import Membership
 from yoban.reconcilers.database.builders.names import Names
 
@@ -74,6 +74,13 @@ class Observed:
     def primary(self) -> int | None:
         """Number of the instance that reigns, or reigned last."""
         return self.names.number(self.holder or self._lease_note(LEASE_LAST_HOLDER))
+
+    @property
+    def served(self) -> bool:
+        """The holder's Pod bears the label by which the service for writes finds it."""
+        number = self.names.number(self.holder)
+        pod = self.pods.get(number) if number is not None else None
+        return pod is not None and labels_of(pod).get(ROLE_LABEL) == "primary"
 
     @property
     def switchover_begun(self) -> str:

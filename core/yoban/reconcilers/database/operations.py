@@ -233,9 +233,12 @@ def _outcome(observed: Observed, id_: str) -> SwitchoverOutcome:
     found = [agent.switchover for agent in observed.agents.values() if agent.switchover.id == id_]
     for state in ("failed", "done", "running"):
         word = next((entry for entry in found if entry.state == state), None)
-        if word is not None:
+        if word is not None and (state != "done" or observed.served):
             return SwitchoverOutcome(id_, state, word.message)
-    # Whoever did it was replaced since; the Lease says that it was begun, and somebody reigns.
+    # Whoever did it was replaced since; the Lease says that it was begun, and somebody reigns. Done is said when clients
+    # get there too.
+    if observed.holder and not observed.served:
+        return SwitchoverOutcome(id_, "running", f"{observed.holder} reigns; its Pod has not the primary's label yet")
     return SwitchoverOutcome(id_, "done" if observed.holder else "running", f"{observed.holder} reigns".strip())
 
 

@@ -18,6 +18,7 @@ from yoban.kube.clock import rfc3339
 from yoban.kube.conditions import Condition, Status, merge
 from yoban.kube.objects import Obj, conditions_of, generation_of
 from yoban.model.control import AgentStatus
+from yoban.plugins.registry import Source
 from yoban.reconcilers.database.admit import Admitted
 from yoban.reconcilers.database.observed import Observed
 from yoban.reconcilers.database.operations import Operations
@@ -124,7 +125,7 @@ def _status(cached: Obj, told: Told, now: datetime) -> dict[str, Any]:
             "image": admitted.blueprint.image,
             "incarnation": admitted.names.incarnation,
             "path": admitted.names.repository,
-            "plugin": {"name": admitted.engine.name},
+            "plugin": _plugin(admitted.source),
         }
     if observed is not None:
         if facts.primary:
@@ -137,6 +138,11 @@ def _status(cached: Obj, told: Told, now: datetime) -> dict[str, Any]:
         found["switchover"] = {"id": outcome.id, "state": outcome.state, "message": outcome.message[:1024]}
     found |= {**_figures(told), **(_satisfaction(cached, told.verdict, now) if told.backed_up else {})}
     return found
+
+
+def _plugin(source: Source) -> dict[str, str]:
+    """The plugin in charge: its distribution, or its own name when it was given in-process."""
+    return {"name": source.distribution or source.plugin, **({"version": source.version} if source.version else {})}
 
 
 def _going(told: Told) -> Observation:

@@ -49,8 +49,11 @@ def document(**changes: Any) -> InstanceDocument:
     return InstanceDocument(**{**base, **changes})
 
 
-def observed(*agents: AgentStatus, begun: str = "", doc: InstanceDocument | None = None) -> Observed:
+def observed(
+    *agents: AgentStatus, begun: str = "", doc: InstanceDocument | None = None, served: bool = True
+) -> Observed:
     pod = {"metadata": {"name": "p"}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}}
+    first = {**pod, "metadata": {"name": "p", "labels": {"yoban.dev/role": "primary" if served else "replica"}}}
     told = agents or tuple(agent(n) for n in (1, 2, 3))
     lease = {
         "metadata": {"annotations": {"yoban.dev/switchover": begun, "yoban.dev/initialized": NAMES.incarnation}},
@@ -59,7 +62,7 @@ def observed(*agents: AgentStatus, begun: str = "", doc: InstanceDocument | None
     return Observed(
         names=NAMES,
         lease=lease,
-        pods=dict.fromkeys((1, 2, 3), pod),
+        pods={1: first, 2: pod, 3: pod},
         agents={a.instance: a for a in told},
         document=doc if doc is not None else document(),
     )
@@ -179,6 +182,15 @@ def test_the_outcome_is_what_agents_tell(states: list[str], expected: str) -> No
     decided = operate(observed(*words, agent(3), begun="orders-2"), replace(WISHES, switchover="orders-2"))
     assert decided.outcome is not None
     assert decided.outcome.state == expected
+
+
+@pytest.mark.parametrize("state", ["done", ""])
+def test_a_switchover_is_done_only_when_clients_get_to_the_new_primary(state: str) -> None:
+    words = [agent(n, switchover=SwitchoverState(id="orders-1", state=state)) for n in (1, 2, 3)]
+    decided = operate(observed(*words, begun="orders-1", served=False), replace(WISHES, switchover="orders-1"))
+    assert decided.outcome is not None
+    assert decided.outcome.state == "running"
+    assert "orders-1 reigns" in decided.outcome.message
 
 
 def test_a_switchover_waits_for_a_replica_that_lags() -> None:

@@ -14,7 +14,7 @@ from yoban.errors import NotFound as Missing
 from yoban.errors import YobanError
 from yoban.kube.client import Client
 from yoban.kube.informer import Informer
-from yoban.kube.objects import Obj, ObjectKey, annotations_of, copy, name_of
+from yoban.kube.objects import Obj, ObjectKey, annotations_of, copy, labels_of, name_of
 from yoban.kube.resource import LEASE, PERSISTENT_VOLUME_CLAIM, POD, SECRET, STATEFUL_SET, Resource
 from yoban.kube.transport import Answer
 from yoban.model.control import AgentStatus, ArchiveState, Push, ReplicaState, ServerState, SwitchoverState
@@ -23,11 +23,12 @@ from yoban.model.instance import (
     LEASE_LAST_HOLDER,
     LEASE_SWITCHOVER,
     LEASE_TERM,
+    ROLE_LABEL,
     Member,
     StoreDocument,
 )
 from yoban.plugins import Engine
-from yoban.plugins.registry import Registry
+from yoban.plugins.registry import Registry, Source
 from yoban.reconcilers.database.admit import OperatorFacts
 from yoban.reconcilers.database.builders.blueprint import Runtime
 from yoban.reconcilers.database.builders.document import read
@@ -138,6 +139,7 @@ class World:
         self.client = Client(self.server)
         self.registry = Mock(spec=Registry)
         self.registry.engine.return_value = engine
+        self.registry.engine_source.return_value = Source("keeper", "yoban-keeper", "1")
         self.time = Time()
         self.agents = StubAgents()
         self.stores = StubStores()
@@ -286,6 +288,8 @@ class World:
         holder = (lease.get("spec") or {}).get("holderIdentity", "")
         notes = annotations_of(lease)
         begun = notes.get(LEASE_SWITCHOVER, "")
+        for name in alive:
+            self._label(f"{name}-0", "primary" if name == holder else "replica")
         self.agents.said = {
             name: AgentStatus(
                 instance=name,
@@ -312,6 +316,14 @@ class World:
             )
             for name in alive
         }
+
+    def _label(self, pod: str, role: str) -> None:
+        found = self.server.find(POD, NAMESPACE, pod)
+        if found is None or labels_of(found).get(ROLE_LABEL) == role:
+            return
+        self.server.edit(
+            POD, NAMESPACE, pod, lambda obj: obj["metadata"].setdefault("labels", {}).update({ROLE_LABEL: role})
+        )
 
     def _reign(self, name: str, notes: dict[str, str]) -> None:
         def change(lease: Obj) -> None:
