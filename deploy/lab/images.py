@@ -64,6 +64,7 @@ IMAGES = {
         Image(OPERATOR_WITH_TOY, _FOLDER / "yoban-toy" / "Containerfile", _FOLDER, arguments={"BASE": OPERATOR}),
         _postgres("17", "trixie"),
         _postgres("15", "bookworm"),
+        Image(f"{PREFIX}mysql:9.7", _FOLDER / "mysql" / "Containerfile", _FOLDER / "mysql", "trixie"),
     )
 }
 SYSTEM = (PAUSE, TOY)
@@ -144,6 +145,34 @@ def archive(name: str) -> Path:
                 old.unlink()
         part.rename(file)
     return file
+
+
+def unpacked(name: str) -> Path:
+    """A folder with the `usr` of a built image, for tests that run its programs on this machine; made once for an id."""
+    name = full_name(name)
+    found = identity(name)
+    if found is None:
+        raise LabError(f"{name} is not built: run `python -m deploy.lab images {name.removeprefix(PREFIX)}`")
+    stem = re.sub(r"[^a-z0-9.]+", "-", name.removeprefix(PREFIX))
+    folder = _root() / "unpacked" / f"{stem}@{found[:16]}"
+    if not folder.exists():
+        part = folder.with_suffix(".part")
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        with _lock(), step(f"unpacking {name}"):
+            container = run(_buildah("from", "--pull-never", name), environment=_ENVIRONMENT).strip()
+            try:
+                # The container's root is the working folder of the chroot isolation: a copy from within sees only it.
+                target = f"{part}:/run/target"
+                copy = ("run", f"--volume={target}", container, "--", "cp", "-a", "/usr", "/run/target/")
+                run(_buildah(*copy), environment=_ENVIRONMENT, deadline=600)
+            finally:
+                run(_buildah("rm", container), check=False, environment=_ENVIRONMENT)
+        for old in folder.parent.glob(f"{stem}@*"):
+            if old != part:
+                shutil.rmtree(old)
+        part.rename(folder)
+    return folder
 
 
 def program(name: str) -> Path:
