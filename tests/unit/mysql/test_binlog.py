@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+from base64 import b64decode
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from yoban_mysql.gtid import GtidSet
 from yoban_mysql.varint import read_signed, read_unsigned
 
 FOLDER = Path(__file__).parent / "binlogs"
-FIRST, SECOND, THIRD = ((FOLDER / f"binlog.00000{n}").read_bytes() for n in (1, 2, 3))
+FIRST, SECOND, THIRD = (b64decode((FOLDER / f"binlog.00000{n}.base64").read_text()) for n in (1, 2, 3))
 US = "691fa050-e821-11f1-896d-02fc00000001"
 OTHER = "3e11fa47-71ca-11e1-9e33-c80aa9429562"
 
