@@ -43,6 +43,7 @@ def server_arguments(data: Path, address: str, certificate: Certificate | None =
         REGION,
         "--quiet",
         *tls,
+        "--keep-alive",
         "posix",
         "--versioning-dir",
         data / "versions",

@@ -1,6 +1,6 @@
 """Segments of a restored log, fetched ahead of replay.
 
-Guarantees: a file handed over is complete and verified (fetched beside, synced, renamed); `missing` is said only for what is
+Guarantees: a file handed over is complete and verified (fetched beside, renamed); `missing` is said only for what is
 proven absent and lies before or after what is stored of its line; a hole in the middle, a damaged object or a store that
 does not answer within the deadline is a failure that names the object, and stays one. Room used ahead is bounded.
 """
@@ -21,6 +21,7 @@ from yoban.domain.recoverability import Plan
 from yoban.errors import IntegrityError, NotFound, Retryable, Unavailable, YobanError
 from yoban.plugins import LogRequest, LogSource, SegmentKind
 from yoban.repository import Repository
+from yoban.repository.threads import yielding
 
 log = logging.getLogger("yoban.agent.prefetch")
 meter = metrics.get_meter("yoban.agent")
@@ -52,6 +53,8 @@ class Prefetch:
         self._stored: dict[str, list[str]] = {}
         self._tasks: dict[str, asyncio.Task[Path]] = {}
         self._slots = asyncio.Semaphore(PARALLEL)
+        # Replay is bound by one core: what runs ahead of it takes only what it leaves.
+        self._pool = yielding(PARALLEL)
         self._ahead = max(LEAST_AHEAD, min(MOST_AHEAD, AHEAD_BYTES // max(1, segment_bytes)))
         self.failure: YobanError | None = None
 
@@ -69,6 +72,7 @@ class Prefetch:
         if self._tasks:
             await asyncio.wait(self._tasks.values())
         self._tasks.clear()
+        self._pool.shutdown(wait=False)  # nothing runs in it any more
         await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
 
     async def answer(self, request: LogRequest) -> None:
@@ -141,9 +145,6 @@ class Prefetch:
 
     def _look_ahead(self, line: str, name: str) -> None:
         """Begin to fetch what replay will ask for next."""
-        held = sum(1 for other in self._tasks if other > name)
-        if held > self._ahead // 2:
-            return
         for other in self._source.successors(name, self._segment_bytes, self._ahead):
             if line == self._plan.lines[-1] and self._plan.last_segment and other > self._plan.last_segment:
                 break
@@ -169,7 +170,8 @@ class Prefetch:
         until = time.monotonic() + STORE_DEADLINE
         while True:
             try:
-                await self._repository.log.fetch(line, name, destination)
+                # Not synced: until the recovery has ended, a server that lost power asks for each segment again.
+                await self._repository.log.fetch(line, name, destination, durable=False, pool=self._pool)
                 return
             except Retryable as error:
                 if time.monotonic() >= until:

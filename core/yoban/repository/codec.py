@@ -138,7 +138,7 @@ def damaged(key: str, cause: str, fix: str = "") -> IntegrityError:
 class Sealed:
     """An object ready to be stored: its bytes and its header."""
 
-    blob: bytearray
+    blob: bytes
     header: Header
 
 
@@ -154,9 +154,7 @@ def seal(kind: str, name: str, data: Buffer, codec: str = PLAIN) -> Sealed:
         plain_sha256=hashlib.sha256(data).hexdigest(),
         sha256=hashlib.sha256(payload).hexdigest(),
     )
-    blob = bytearray(header_bytes(header))
-    blob += payload
-    return Sealed(blob, header)
+    return Sealed(b"".join([header_bytes(header), payload]), header)
 
 
 def compressor_all(codec: str, data: Buffer) -> bytes:
@@ -171,7 +169,7 @@ def seal_file(kind: str, name: str, path: Path, codec: str = ZSTD) -> Sealed:
     """Make an object of a file's content. Blocks: call it in a thread. Raises OSError."""
     stream = compressor(codec)
     plain, stored = hashlib.sha256(), hashlib.sha256()
-    payload = bytearray()
+    payload: list[bytes] = []
     size = 0
     buffer = memoryview(bytearray(BLOCK))
     with path.open("rb", buffering=0) as file:
@@ -180,10 +178,10 @@ def seal_file(kind: str, name: str, path: Path, codec: str = ZSTD) -> Sealed:
             plain.update(buffer[:got])
             out = stream.compress(buffer[:got])
             stored.update(out)
-            payload += out
+            payload.append(out)
     out = stream.flush()
     stored.update(out)
-    payload += out
+    payload.append(out)
     header = Header(
         yoban=FORMAT,
         kind=kind,
@@ -193,9 +191,8 @@ def seal_file(kind: str, name: str, path: Path, codec: str = ZSTD) -> Sealed:
         plain_sha256=plain.hexdigest(),
         sha256=stored.hexdigest(),
     )
-    blob = bytearray(header_bytes(header))
-    blob += payload
-    return Sealed(blob, header)
+    # Joined once: a buffer that grows is copied again and again on the way.
+    return Sealed(b"".join([header_bytes(header), *payload]), header)
 
 
 class Opener:
@@ -290,7 +287,7 @@ def unseal(blob: Buffer, key: str, kind: str, name: str) -> bytes:
     return plain
 
 
-def seal_struct(kind: str, name: str, value: Struct, codec: str = PLAIN) -> bytearray:
+def seal_struct(kind: str, name: str, value: Struct, codec: str = PLAIN) -> bytes:
     """Make an object of a record."""
     return seal(kind, name, msgspec.json.encode(value), codec).blob
 

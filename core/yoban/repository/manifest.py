@@ -126,7 +126,7 @@ class Manifest(BackupSummary):
     objects: list[ManifestObject] = msgspec.field(default_factory=list)
 
 
-def seal_manifest(manifest: Manifest) -> bytearray:
+def seal_manifest(manifest: Manifest) -> bytes:
     """Make the manifest's object. Blocks; the same manifest always gives the same bytes."""
     return seal_struct(KIND, manifest.id, manifest, ZSTD)
 

@@ -1,7 +1,7 @@
 """Whole segments of the log.
 
 Guarantees: a segment that is stored is never overwritten; the same content again is a yes, other content under the same
-name an error. What `fetch` leaves under the destination's name is complete, verified and synced. A segment counts as absent
+name an error. What `fetch` leaves under the destination's name is complete and verified. A segment counts as absent
 only when the store says so and a listing agrees. Does not decide which segments to store, nor in which order.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+from concurrent.futures import Executor
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
@@ -169,10 +170,18 @@ class LogStore:
         have = {segment.name for segment in await self.stored(line)}
         return [name for name in names if name not in have]
 
-    async def fetch(self, line: str, name: str, destination: Path) -> int:
+    async def fetch(
+        self, line: str, name: str, destination: Path, *, durable: bool = True, pool: Executor | None = None
+    ) -> int:
         """Bring a segment to `destination` and return its plain size in bytes.
 
-        The file appears under its name complete, verified and synced, or not at all.
+        The file appears under its name complete and verified, or not at all.
+
+        Args:
+            line, name: of the segment.
+            destination: where it is to be.
+            durable: also synced, so that it survives a power cut.
+            pool: whose threads decompress, hash and write.
 
         Raises:
             NotFound: proven absent.
@@ -191,9 +200,9 @@ class LogStore:
                     pending.append(chunk)
                     held += len(chunk)
                     if held >= _BATCH:
-                        size += await in_thread(_feed, opener, pending, file)
+                        size += await in_thread(_feed, opener, pending, file, pool=pool)
                         pending, held = [], 0
-            return size + await in_thread(_settle, opener, pending, file, temporary, destination)
+            return size + await in_thread(_settle, opener, pending, file, temporary, destination, durable, pool=pool)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
@@ -241,13 +250,15 @@ def _feed(opener: Opener, chunks: list[bytes], file: int) -> int:
     return written
 
 
-def _settle(opener: Opener, chunks: list[bytes], file: int, temporary: Path, destination: Path) -> int:
-    """Write and check the rest, sync, give the file its name."""
+def _settle(opener: Opener, chunks: list[bytes], file: int, temporary: Path, destination: Path, durable: bool) -> int:
+    """Write and check the rest, sync if asked to, give the file its name."""
     written = _feed(opener, chunks, file)
     opener.finish()
-    os.fsync(file)
+    if durable:
+        os.fsync(file)
     temporary.replace(destination)
-    sync_folder(destination.parent)
+    if durable:
+        sync_folder(destination.parent)
     return written
 
 
