@@ -23,6 +23,7 @@ from yoban.agent.document import Configurations
 from yoban.agent.environment import Environment, read_environment
 from yoban.agent.instance import Instance
 from yoban.agent.jobs import Jobs
+from yoban.agent.memory import give_back
 from yoban.agent.probes import Probes
 from yoban.agent.processes import ImageProcesses
 from yoban.agent.storage import Storage
@@ -120,7 +121,10 @@ async def _live(group: asyncio.TaskGroup, instance: Instance, client: Client, te
     await ask.start()
     # First of all, so that a primary which an agent before us left is renewed before its deadline.
     await parts.lease.refresh()
-    tasks = [group.create_task(work) for work in (*parts.work(), control.run(instance.context.tls), pages.run())]
+    tasks = [
+        group.create_task(work)
+        for work in (*parts.work(), control.run(instance.context.tls), pages.run(), give_back(instance.clock))
+    ]
     _settle_memory()
     try:
         await parts.life.run()

@@ -30,6 +30,7 @@ AHEAD_BYTES = 256 << 20
 MOST_AHEAD = 16
 LEAST_AHEAD = 2
 PARALLEL = 4
+WORKERS = 2
 STORE_DEADLINE = 300.0
 
 
@@ -54,7 +55,7 @@ class Prefetch:
         self._tasks: dict[str, asyncio.Task[Path]] = {}
         self._slots = asyncio.Semaphore(PARALLEL)
         # Replay is bound by one core: what runs ahead of it takes only what it leaves.
-        self._pool = yielding(PARALLEL)
+        self._pool = yielding(WORKERS)
         self._ahead = max(LEAST_AHEAD, min(MOST_AHEAD, AHEAD_BYTES // max(1, segment_bytes)))
         self.failure: YobanError | None = None
 
