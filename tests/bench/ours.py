@@ -22,8 +22,9 @@ from tests.bench.server import Session
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "integration" / "agent"))
 
-from harness import INCARNATION, NAMESPACE, FakeCluster, PodProcess, World, until
-from postgres import backup, restored
+# Found at run time by the path above only; the type checker knows these modules under no such name.
+from harness import INCARNATION, NAMESPACE, FakeCluster, PodProcess, World, until  # type: ignore[import-not-found]
+from postgres import backup, restored  # type: ignore[import-not-found]
 
 __all__ = ["FakeCluster", "PodProcess", "World", "until"]
 

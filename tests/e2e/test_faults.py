@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 
 from deploy.demo import manifests
-from deploy.demo.kubectl import Kubectl
+from deploy.demo.client import Client
+from deploy.demo.kubectl import Kubectl, KubectlError
 from tests.e2e.world import Space, backup_over, complete
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
@@ -17,6 +21,39 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
 def kill_operator(kubectl: Kubectl) -> None:
     """End all operator Pods at once, without grace."""
     kubectl.within("yoban-system").run("delete", "pod", "--all", "--wait=false", "--grace-period=0", "--force")
+
+
+@contextmanager
+def load(client: Client, table: str) -> Iterator[list[int]]:
+    """Write numbers into a new table, one commit each, for as long as the block lasts; yields those acknowledged.
+
+    A write that gets no answer, since no connection comes about, is tried again as an application would.
+    """
+    client.sql(f"CREATE TABLE {table} (n integer)")
+    acknowledged: list[int] = []
+    over = threading.Event()
+
+    def write() -> None:
+        while not over.is_set():
+            try:
+                client.sql(f"INSERT INTO {table} VALUES ({len(acknowledged)})")
+            except KubectlError:
+                continue
+            acknowledged.append(len(acknowledged))
+
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(write)
+        try:
+            yield acknowledged
+        finally:
+            over.set()
+        writing.result(timeout=60)
+
+
+def assert_all_there(client: Client, table: str, acknowledged: list[int]) -> None:
+    """Every acknowledged number is in the table."""
+    assert len(acknowledged) > 3, "there was no load"
+    assert client.sql(f"SELECT count(DISTINCT n) FROM {table}") == str(len(acknowledged))
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +84,14 @@ def test_agent_killed_and_the_server_goes_on(steady: Space) -> None:
     pod = f"{steady.primary('steady')}-0"
     client = steady.client("steady")
     started = client.sql("SELECT pg_postmaster_start_time()")
-    steady.stage.signal_process(steady.kubectl, pod, "yoban.agent.main", signal.SIGKILL)
-    client.until_it_works(deadline=60)
+    with load(client, "while_killed") as acknowledged:
+        killed = steady.stage.signal_process(steady.kubectl, pod, "yoban.agent.main", signal.SIGKILL)
+        steady.stage.wait_process_gone(killed, deadline=60)
+        before = len(acknowledged)
+        steady.ready("steady", 3)
+        steady.kubectl.wait("database", "steady", lambda v: len(acknowledged) > before + 5, deadline=60)
+    assert_all_there(client, "while_killed", acknowledged)
     client.sql("INSERT INTO t SELECT generate_series(1, 1000)")
-    steady.ready("steady", 3)
     assert client.sql("SELECT pg_postmaster_start_time()") == started
 
 
@@ -58,9 +99,11 @@ def test_agent_frozen_is_replaced_and_the_server_goes_on(steady: Space) -> None:
     pod = f"{steady.primary('steady')}-0"
     client = steady.client("steady")
     count, started = client.sql("SELECT count(*) FROM t"), client.sql("SELECT pg_postmaster_start_time()")
-    frozen = steady.stage.signal_process(steady.kubectl, pod, "yoban.agent.main", signal.SIGSTOP)
-    steady.stage.wait_process_gone(frozen, deadline=60)
-    client.until_it_works(deadline=60)
+    with load(client, "while_frozen") as acknowledged:
+        frozen = steady.stage.signal_process(steady.kubectl, pod, "yoban.agent.main", signal.SIGSTOP)
+        steady.stage.wait_process_gone(frozen, deadline=60)
+        client.until_it_works(deadline=60)
+    assert_all_there(client, "while_frozen", acknowledged)
     assert client.sql("SELECT count(*) FROM t") == count
     assert client.sql("SELECT pg_postmaster_start_time()") == started
     steady.ready("steady", 3)

@@ -70,6 +70,29 @@ def test_storage_cannot_shrink(space: Space) -> None:
     space.kubectl.delete("database", "small")
 
 
+def test_storage_grows_where_the_class_allows_it(space: Space) -> None:
+    space.database("roomy", 1, storage={"size": "1Gi", "class": "lab-expandable"})
+    space.patch("database", "roomy", {"spec": {"storage": {"size": "2Gi"}}})
+    for claim in space.kubectl.list("pvc", "yoban.dev/database=roomy"):
+        name = claim["metadata"]["name"]
+        space.kubectl.wait("pvc", name, lambda v: v["status"]["capacity"]["storage"] == "2Gi", deadline=120)
+    space.ready("roomy", 1)
+    space.kubectl.delete("database", "roomy")
+
+
+def test_storage_that_cannot_grow_says_so_and_the_database_goes_on(space: Space) -> None:
+    space.database("tight", 1)
+    space.patch("database", "tight", {"spec": {"storage": {"size": "8Gi"}}})
+    value = space.kubectl.wait(
+        "database", "tight", lambda v: "VolumeExpansionRefused" in str(v["status"]["conditions"]), deadline=60
+    )
+    told = next(one for one in value["status"]["conditions"] if one["reason"] == "VolumeExpansionRefused")
+    assert "allowVolumeExpansion" in told["message"]
+    assert space.client("tight").sql("SELECT 1") == "1"
+    space.kubectl.delete("pod", "tight-client", wait=False)
+    space.kubectl.delete("database", "tight")
+
+
 @pytest.mark.parametrize(
     ("secret", "wanted"),
     [("absent", "SecretMissing"), ("wrong", "CredentialsRejected")],

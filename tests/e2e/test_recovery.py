@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import pytest
 
 from deploy.demo import manifests
+from deploy.demo.client import Client
 from deploy.demo.kubectl import condition
 from tests.e2e.world import Space, complete, reason
 
@@ -23,11 +24,15 @@ NOTHING_THERE = ("NoBackup", "SourceMissing", "NoPolicy", "SourceInvalid")
 class Moments:
     """What was noted of the source while it was written."""
 
-    time: str
-    position: str
-    transaction: str
+    targets: dict[str, dict[str, str]]
+    """A target by its name: of each kind, and of those with a place in the log one before and one after the switchover."""
     rows: dict[str, int]
-    """Rows expected in the restored table, by kind of target."""
+    """Rows expected in the restored table, by name of the target."""
+
+
+KINDS = ("time", "position", "transaction", "name")
+BEFORE = tuple(f"{kind}-before" for kind in KINDS)
+AFTER = tuple(f"{kind}-after" for kind in KINDS)
 
 
 @pytest.fixture(scope="module")
@@ -48,16 +53,7 @@ def moments(space: Space) -> Moments:
     assert backup["status"]["instance"] != space.primary("source"), "a healthy replica serves first"
     assert backup["status"].get("traceId")
     client.sql("INSERT INTO ledger SELECT generate_series(1001, 1100)")
-    # Named points are the administrator's to make, beside the server, by its socket.
-    name_it = "SELECT pg_create_restore_point('before_lunch')"
-    server = ("psql", "-X", "-h", SOCKETS, "-U", "postgres", "-d", "app", "-c", name_it)
-    space.kubectl.execute(f"{space.primary('source')}-0", *server, container="server")
-    moment = datetime.fromisoformat(client.now())
-    time.sleep(1.2)  # a time target lies between two commits
-    transaction = client.sql(
-        "WITH w AS (INSERT INTO ledger SELECT generate_series(1101, 1110)) SELECT pg_current_xact_id()"
-    )
-    position = client.sql("SELECT pg_current_wal_insert_lsn()")
+    before = _points(space, client, "before_lunch", 1101)
     target = next(
         instance["name"]
         for instance in space.kubectl.get("database", "source")["status"]["instances"]  # type: ignore[index]
@@ -68,6 +64,8 @@ def moments(space: Space) -> Moments:
         "database", "source", lambda v: v["status"].get("primary") == target and complete(2)(v), deadline=180
     )
     client.sql("INSERT INTO ledger SELECT generate_series(1111, 1200)")
+    after = _points(space, client, "after_lunch", 1201)
+    client.sql("INSERT INTO ledger SELECT generate_series(1211, 1300)")
     end = datetime.fromisoformat(client.now())
     space.kubectl.wait(
         "database",
@@ -76,11 +74,30 @@ def moments(space: Space) -> Moments:
         deadline=120,
     )
     return Moments(
-        time=(moment + timedelta(milliseconds=500)).isoformat(),
-        position=position,
-        transaction=transaction,
-        rows={"latest": 1200, "time": 1100, "position": 1110, "transaction": 1110, "name": 1100, "immediate": 1000},
+        targets={"latest": {"type": "latest"}, "immediate": {"type": "immediate"}}
+        | {f"{kind}-before": {"type": kind, "value": before[kind]} for kind in KINDS}
+        | {f"{kind}-after": {"type": kind, "value": after[kind]} for kind in KINDS},
+        rows={"latest": 1300, "immediate": 1000}
+        | {"time-before": 1100, "position-before": 1110, "transaction-before": 1110, "name-before": 1100}
+        | {"time-after": 1200, "position-after": 1210, "transaction-after": 1210, "name-after": 1200},
     )
+
+
+def _points(space: Space, client: Client, name: str, first: int) -> dict[str, str]:
+    """Mark this moment in each way that a target can name, and write ten rows around it."""
+    # Named points are the administrator's to make, beside the server, by its socket.
+    name_it = f"SELECT pg_create_restore_point('{name}')"
+    server = ("psql", "-X", "-h", SOCKETS, "-U", "postgres", "-d", "app", "-c", name_it)
+    space.kubectl.execute(f"{space.primary('source')}-0", *server, container="server")
+    moment = datetime.fromisoformat(client.now())
+    time.sleep(1.2)  # a time target lies between two commits
+    ten = f"INSERT INTO ledger SELECT generate_series({first}, {first + 9})"
+    return {
+        "name": name,
+        "time": (moment + timedelta(milliseconds=500)).isoformat(),
+        "transaction": client.sql(f"WITH w AS ({ten}) SELECT pg_current_xact_id()"),
+        "position": client.sql("SELECT pg_current_wal_insert_lsn()"),
+    }
 
 
 def _time(text: str) -> datetime:
@@ -88,29 +105,37 @@ def _time(text: str) -> datetime:
 
 
 @pytest.fixture(scope="module")
-def restored(space: Space, moments: Moments) -> dict[str, str]:
-    """All targets at once, each into a Database of its own."""
-    wanted = {
-        "latest": {"type": "latest"},
-        "time": {"type": "time", "value": moments.time},
-        "position": {"type": "position", "value": moments.position},
-        "transaction": {"type": "transaction", "value": moments.transaction},
-        "name": {"type": "name", "value": "before_lunch"},
-        "immediate": {"type": "immediate"},
-    }
-    for kind, target in wanted.items():
-        space.restore(f"to-{kind}", "source", target, wait=False)
-    return {kind: f"to-{kind}" for kind in wanted}
+def half(space: Space, moments: Moments) -> None:
+    """Half of the targets at once, each into a Database of its own."""
+    _restore(space, moments, ["latest", "immediate", *BEFORE])
 
 
-@pytest.mark.parametrize("kind", ["latest", "time", "position", "transaction", "name", "immediate"])
-def test_restore_to_each_target_across_a_switchover(
-    space: Space, moments: Moments, restored: dict[str, str], kind: str
-) -> None:
-    name = restored[kind]
+@pytest.fixture(scope="module")
+def rest(space: Space, moments: Moments) -> None:
+    """The other half."""
+    _restore(space, moments, AFTER)
+
+
+def _restore(space: Space, moments: Moments, names: Sequence[str]) -> None:
+    for name in names:
+        space.restore(f"to-{name}", "source", moments.targets[name], wait=False)
+
+
+@pytest.mark.parametrize("target", ["latest", "immediate", *BEFORE])
+def test_restore_to_each_target_before_a_switchover(space: Space, moments: Moments, half: None, target: str) -> None:
+    _assert_restored(space, moments, target)
+
+
+@pytest.mark.parametrize("target", AFTER)
+def test_restore_to_each_target_after_a_switchover(space: Space, moments: Moments, rest: None, target: str) -> None:
+    _assert_restored(space, moments, target)
+
+
+def _assert_restored(space: Space, moments: Moments, target: str) -> None:
+    name = f"to-{target}"
     space.ready(name, 1)
     client = space.client(name)
-    assert client.sql("SELECT count(*) FROM ledger") == str(moments.rows[kind])
+    assert client.sql("SELECT count(*) FROM ledger") == str(moments.rows[target])
     client.sql("INSERT INTO ledger VALUES (0)")
     space.kubectl.delete("pod", f"{name}-client", wait=False)
     space.kubectl.delete("database", name)

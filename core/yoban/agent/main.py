@@ -23,7 +23,6 @@ from yoban.agent.document import Configurations
 from yoban.agent.environment import Environment, read_environment
 from yoban.agent.instance import Instance
 from yoban.agent.jobs import Jobs
-from yoban.agent.memory import give_back
 from yoban.agent.probes import Probes
 from yoban.agent.processes import ImageProcesses
 from yoban.agent.storage import Storage
@@ -34,6 +33,7 @@ from yoban.kube.clock import SystemClock
 from yoban.kube.config import load_config
 from yoban.plugins.registry import Registry
 from yoban.runtime.health import HealthServer
+from yoban.runtime.memory import Memory, share_heap
 from yoban.telemetry.setup import Telemetry, setup
 
 log = logging.getLogger("yoban.agent")
@@ -123,7 +123,7 @@ async def _live(group: asyncio.TaskGroup, instance: Instance, client: Client, te
     await parts.lease.refresh()
     tasks = [
         group.create_task(work)
-        for work in (*parts.work(), control.run(instance.context.tls), pages.run(), give_back(instance.clock))
+        for work in (*parts.work(), control.run(instance.context.tls), pages.run(), Memory().run())
     ]
     _settle_memory()
     try:
@@ -144,6 +144,7 @@ def _settle_memory() -> None:
 
 def main() -> int:
     """Run the agent and return its exit status."""
+    share_heap()
     try:
         environment = read_environment(os.environ)
     except InvalidInput as error:

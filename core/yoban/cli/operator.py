@@ -30,6 +30,7 @@ from yoban.reconcilers.database import controller as database
 from yoban.reconcilers.shared import share
 from yoban.runtime import Group, HealthServer, Manager
 from yoban.runtime.manager import exit_code
+from yoban.runtime.memory import Memory, share_heap
 from yoban.runtime.settings import Settings
 from yoban.telemetry.setup import Telemetry, setup
 
@@ -50,6 +51,7 @@ def main(arguments: Sequence[str]) -> int:
         description="Run the operator. Settings come from YOBAN_… variables, then from the file that YOBAN_SETTINGS names.",
     )
     parser.parse_args(arguments)
+    share_heap()
     settings = read_settings()
     telemetry = setup(
         "yoban-operator", instance=settings.pod, log_format=settings.log_format, log_level=settings.log_level
@@ -115,6 +117,7 @@ def assemble(settings: Settings, registry: Registry, telemetry: Telemetry, clien
         detect_mutation=settings.detect_mutation,
     )
     manager.add(metrics, Group.HTTP)
+    manager.add(Memory(), Group.HTTP)
     shared = share(manager, registry, recorder=recorder)
     figures.observe(shared.databases.store.objects, shared.backups.store.objects)
     objectstore.build(manager, shared)

@@ -48,14 +48,6 @@ FORCE_BEFORE_END = 8.0  # seconds before the grace period ends in which the serv
 BACKOFF = (0.1, 1.0, 2.0, 4.0, 8.0)
 HEALTHY_AFTER = 60.0  # seconds after which an agent's earlier deaths are forgotten
 LEFTOVER_PAUSE = 0.1
-AGENT_MEMORY = {
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_THRESHOLD_": str(2 << 20),
-    "MALLOC_TRIM_THRESHOLD_": str(4 << 20),
-}
-"""What the C library does with memory that the agent's threads free: buffers are taken from it again, not from the kernel,
-which costs half as much again in archiving and twice as much in replay. What is too much, `yoban.agent.memory` returns.
-"""
 
 
 def boottime() -> float:
@@ -294,7 +286,7 @@ class Supervisor:
     def _start_agent(self) -> None:
         self._agent_due = None
         try:
-            self._agent = spawn(self._agent_argv, {**AGENT_MEMORY, **os.environ})
+            self._agent = spawn(self._agent_argv, dict(os.environ))
         except SpawnError as error:
             journal("error", "the agent cannot be started", error=str(error))
             self._agent_gone()

@@ -126,7 +126,7 @@ class Instances:
                     Fault(
                         "VolumeExpansionRefused",
                         f"claim {name} cannot grow: {error.message}",
-                        "use a storage class with allowVolumeExpansion, or set the size back",
+                        "set allowVolumeExpansion on the storage class, or restore into a new Database of another class",
                         terminal=True,
                         blocking=False,
                     )

@@ -8,17 +8,21 @@ it.
 from __future__ import annotations
 
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from yoban.kube.objects import Obj, ObjectKey
 from yoban.kube.resource import CONFIG_MAP, SECRET
 from yoban.reconcilers.database.admit import Admitted
-from yoban.reconcilers.database.builders import certificates, secrets
-from yoban.reconcilers.database.builders.authority import Authority, renewed
+from yoban.reconcilers.database.builders import secrets
 from yoban.reconcilers.database.builders.document import ca_config_map
 from yoban.reconcilers.database.caches import Caches
 from yoban.reconcilers.database.ports import Credentials
 from yoban.reconcilers.database.writer import Writer
 from yoban.telemetry import remember_secret
+
+# What makes certificates is loaded with the first of them: 10 MB that an operator without Databases does not need.
+if TYPE_CHECKING:
+    from yoban.reconcilers.database.builders.authority import Authority
 
 
 class Keys:
@@ -49,6 +53,9 @@ class Keys:
 
     async def authority(self, admitted: Admitted, owner: Obj, now: datetime) -> tuple[Authority, Credentials]:
         """The authority, with the operator's own certificate, and the public bundle in its ConfigMap."""
+        from yoban.reconcilers.database.builders import certificates
+        from yoban.reconcilers.database.builders.authority import Authority, renewed
+
         names = admitted.names
         public = self._caches.child(CONFIG_MAP, names.namespace, names.public_ca)
         cached = self._caches.authorities.get(ObjectKey(self._namespace, names.ca))
@@ -71,6 +78,8 @@ class Keys:
         self, admitted: Admitted, owner: Obj, number: int, authority: Authority, now: datetime
     ) -> None:
         """The certificates of one instance."""
+        from yoban.reconcilers.database.builders import certificates
+
         names, engine = admitted.names, admitted.engine
         cached = self._caches.child(SECRET, names.namespace, names.tls(number))
         if cached is None:
