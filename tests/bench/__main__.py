@@ -28,7 +28,7 @@ from tests.bench.figures import Series, short
 from tests.bench.machine import MIB, BenchError, describe, missing, say
 from tests.bench.ours import FakeCluster, Ours, make_bucket
 from tests.bench.peer import Peer
-from tests.bench.verdict import markdown, rows, table
+from tests.bench.verdict import Row, markdown, rows, table
 
 ROOT = Path(__file__).parents[2]
 MEASURES = ("agent", "copies", "archive", "replay", "rpo", "operator")
@@ -139,16 +139,10 @@ async def run(asked: argparse.Namespace) -> Bench:
 
 
 def report(bench: Bench, asked: argparse.Namespace, machine: dict[str, object]) -> None:
-    """Print the tables; write JSON and plots."""
+    """Print the tables; write JSON, plots and, to be kept, the page with them."""
     judged = rows(bench.found)
-    print(f"\n{table(judged)}\n")
-    shown = [(name, str(found)) for name, found in bench.found.items() if name not in ("hit", "rpo")]
-    print(markdown([("What", "Median (min-max)"), *shown]))
-    print("\n" + markdown([("Fact", ""), *((name, _text(value)) for name, value in bench.facts.items())]))
-    shorts = [row for row in judged if row.verdict.startswith("SHORT")]
-    print(
-        f"\nFalls short: {'; '.join(f'{row.goal.what}: {row.found}, goal {row.goal}' for row in shorts) or 'nowhere'}"
-    )
+    tables = _tables(bench, judged)
+    print("\n" + "\n\n".join(tables))
     if asked.quick:
         print("This was a smoke run: its figures mean nothing.")
     where = ROOT / "docs/benchmarks" if asked.save else ROOT / ".cache/bench"
@@ -165,7 +159,41 @@ def report(bench: Bench, asked: argparse.Namespace, machine: dict[str, object]) 
     from tests.bench import plots
 
     files = plots.draw(where, judged, bench.found)
+    if asked.save:
+        page = where / "results.md"
+        page.write_text(_page(machine, tables, [file.name for file in files]))
+        files.append(page)
     print("Written: " + ", ".join(os.path.relpath(file, ROOT) for file in [where / "results.json", *files]))
+
+
+def _tables(bench: Bench, judged: list[Row]) -> list[str]:
+    """Goals, all series, facts, and where it falls short."""
+    shown = [(name, str(found)) for name, found in bench.found.items() if name not in ("hit", "rpo")]
+    shorts = [f"{row.goal.what}: {row.found}, goal {row.goal}" for row in judged if row.verdict.startswith("SHORT")]
+    return [
+        table(judged),
+        f"Falls short: {'; '.join(shorts) or 'nowhere'}",
+        markdown([("What", "Median (min-max)"), *shown]),
+        markdown([("Fact", ""), *((name, _text(value)) for name, value in bench.facts.items())]),
+    ]
+
+
+def _page(machine: dict[str, object], tables: list[str], plots: list[str]) -> str:
+    """The page docs/benchmarks/results.md."""
+    about = ", ".join(f"{name.replace('_', ' ')} {_text(value)}" for name, value in machine.items())
+    lines = [
+        "# Results of a run",
+        "",
+        f"Written by `make bench ARGS=--save` on {datetime.now(UTC):%Y-%m-%d}; [the method](../benchmarks.md) says how each",
+        "figure comes about, [results.json](results.json) has all of them.",
+        "",
+        f"The machine: {about}.",
+        "",
+        "\n\n".join(tables),
+        "",
+        *(f"![{Path(name).stem}]({name})\n" for name in plots),
+    ]
+    return "\n".join(lines).rstrip() + "\n"
 
 
 def _document(found: Series) -> dict[str, object]:

@@ -50,9 +50,7 @@ async def test_backup_and_restore_to_a_moment(make_world: Callable[..., World], 
         end = (await pod.status()).archive.window_end
         return end is not None and end > accident
 
-    started = asyncio.get_running_loop().time()
     await until("the accident is stored", covered, 10)
-    assert asyncio.get_running_loop().time() - started < 5
 
     assert await pod.stop() == 0
     copy = make_world("postgres", "15")
