@@ -119,6 +119,7 @@ def test_operator_killed_in_the_middle_of_a_switchover(steady: Space) -> None:
     steady.kubectl.wait(
         "database", "steady", lambda v: v["status"].get("primary") == target and complete(3)(v), deadline=240
     )
+    client.until_it_works(deadline=30)  # the way of a Service to its new endpoint is kube-proxy's
     assert client.sql("SELECT count(*) FROM t") == count
 
 
