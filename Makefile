@@ -9,6 +9,8 @@ PACKAGES := core/yoban plugins/postgres/yoban_postgres plugins/mysql/yoban_mysql
 TYPED := $(PACKAGES) deploy docs .ci/summary.py
 # Tests to run and further arguments for pytest: make test-unit ARGS="-k registry"
 ARGS ?=
+# Whose story the demo tells: postgres or mysql
+ENGINE ?= postgres
 
 .PHONY: help
 help: ## List the commands
@@ -59,9 +61,9 @@ image: venv ## Build the operator image
 	@$(PYTHON) -m deploy.lab images yoban:dev
 
 .PHONY: demo
-demo: venv ## Show the whole story: create, archive, back up, ruin, restore, compare
+demo: venv ## Show the whole story: create, archive, back up, ruin, restore, compare; ENGINE=mysql tells it of MySQL
 	@.ci/bootstrap packages test
-	@$(PYTHON) -m deploy.demo
+	@$(PYTHON) -m deploy.demo --engine $(ENGINE)
 
 .PHONY: demo-down
 demo-down: venv ## Remove what the demo made

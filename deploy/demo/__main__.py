@@ -1,4 +1,4 @@
-"""`python -m deploy.demo [down] [--engine postgres]`: tell the story, or remove what it made."""
+"""`python -m deploy.demo [down] [--engine mysql]`: tell the story, or remove what it made."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from deploy.demo import stage as stages
-from deploy.demo.client import PostgresClient
+from deploy.demo.engines import ENGINES
 from deploy.demo.installation import Installation
 from deploy.demo.kubectl import Kubectl
 from deploy.demo.report import Report
@@ -19,21 +19,21 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the demo. Returns 0 when every table of the restored Database equals the original."""
     parser = argparse.ArgumentParser(prog="python -m deploy.demo", description=__doc__)
     parser.add_argument("command", nargs="?", choices=["tell", "down"], default="tell")
+    parser.add_argument("--engine", choices=sorted(ENGINES), default="postgres", help="whose story is told (postgres)")
     options = parser.parse_args(arguments)
     if options.command == "down":
         return _down(stages.present())
+    engine = ENGINES[options.engine]
     report = Report()
     with report.step("find or bring up a cluster") as step:
-        stage = stages.prepare(report.progress)
+        stage = stages.prepare([engine.image], report.progress)
         step.note = stage.description
     kubectl = Kubectl(stage.kubeconfig)
     with report.step("install the operator by its chart") as step:
         Installation(kubectl, stage.operator_image, stage.chart_values).install()
         step.note = stage.operator_image
     _remove(kubectl)
-    image = "localhost/yoban-lab/postgres:17"
-    story = Story(kubectl, stage.bucket, report, engine="postgres", image=image, client=PostgresClient)
-    equal = story.tell()
+    equal = Story(kubectl, stage.bucket, report, engine=engine).tell()
     report.table()
     _trace(stage)
     print(

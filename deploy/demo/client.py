@@ -31,9 +31,15 @@ class Checksum:
 
 
 class Client(ABC):
-    """A Pod that speaks SQL to one Database."""
+    """A Pod that speaks SQL to one Database.
+
+    Attributes:
+        image: has the engine's client program.
+        bookings: how the table `bookings` of the story is made, with a number and a time of the server's own.
+    """
 
     image: str
+    bookings: str
 
     def __init__(self, kubectl: Kubectl, database: str) -> None:
         self.kubectl = kubectl
@@ -117,13 +123,23 @@ class Client(ABC):
     def now(self) -> str:
         """Return the server's time, RFC 3339 with an offset, to the microsecond."""
 
+    @abstractmethod
+    def fill(self, table: str, first: int, last: int) -> None:
+        """Insert the numbers from `first` to `last` into a table of one column, in one transaction."""
+
+    @abstractmethod
+    def started(self) -> float:
+        """Return when the server was started, in seconds since the epoch, to a second or two."""
+
 
 class PostgresClient(Client):
     """psql, from the image that the Database itself runs."""
 
-    def __init__(self, kubectl: Kubectl, database: str, image: str = "localhost/yoban-lab/postgres:17") -> None:
-        super().__init__(kubectl, database)
-        self.image = image
+    image = "localhost/yoban-lab/postgres:17"
+    bookings = (
+        "CREATE TABLE IF NOT EXISTS bookings (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, flight integer,"
+        " passenger text, booked_at timestamptz DEFAULT clock_timestamp())"
+    )
 
     def environment(self) -> dict[str, str]:
         return {
@@ -151,3 +167,9 @@ class PostgresClient(Client):
         return self.sql(
             "SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"+00:00\"')"
         )
+
+    def fill(self, table: str, first: int, last: int) -> None:
+        self.sql(f"INSERT INTO {table} SELECT generate_series({first}, {last})")
+
+    def started(self) -> float:
+        return float(self.sql("SELECT extract(epoch FROM pg_postmaster_start_time())"))

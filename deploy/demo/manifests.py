@@ -67,7 +67,6 @@ def database(name: str, engine: str, image: str, *, instances: int, policy: str 
     """Return a Database."""
     spec: Object = {
         "engine": engine,
-        "version": "17",
         "image": image,
         "instances": instances,
         "storage": {"size": "4Gi"},
@@ -83,8 +82,7 @@ def backup(name: str, database: str) -> Object:
     return {"apiVersion": API, "kind": "Backup", "metadata": {"name": name}, "spec": {"database": database}}
 
 
-def restored(name: str, engine: str, image: str, source: str | Object, target: Object, *, policy: str = "") -> Object:
-    """Return a Database that begins as another was at a moment; `source` is its name, or a place in a store."""
+def restore_of(source: str | Object, target: Object) -> Object:
+    """Return the bootstrap of a Database that begins as another was; `source` is its name, or a place in a store."""
     place = {"database": source} if isinstance(source, str) else source
-    bootstrap = {"restore": {"source": place, "target": target}}
-    return database(name, engine, image, instances=1, policy=policy, bootstrap=bootstrap)
+    return {"restore": {"source": place, "target": target}}

@@ -26,8 +26,6 @@ from deploy.lab.failure import LabError
 if TYPE_CHECKING:
     from yoban.plugins import ObjectStore, StoreConfig
 
-ENGINES = ("postgres:17", "postgres:15")
-
 
 @dataclass(frozen=True)
 class Stage:
@@ -139,11 +137,11 @@ class Stage:
 
 
 def prepare(
-    progress: Callable[[str], None] = print, *, operator: str = images.OPERATOR, more: Sequence[str] = ()
+    servers: Sequence[str], progress: Callable[[str], None] = print, *, operator: str = images.OPERATOR
 ) -> Stage:
     """Bring the cluster up when it is the lab's, build the operator from the present tree, and load all images.
 
-    `operator` is the operator's image, ours or one made from it; `more` are further images that Databases need.
+    `servers` are the images that Databases need; `operator` is the operator's image, ours or one made from it.
     """
     if chosen() is not None:
         return _foreign()
@@ -151,7 +149,6 @@ def prepare(
     progress("building the operator image")
     for name in dict.fromkeys((images.OPERATOR, operator)):
         images.build(name)
-    servers = (*ENGINES, *more)
     images.ensure([images.full_name(name) for name in servers])
     progress("loading images into the nodes")
     cluster.load(operator, *servers)

@@ -8,14 +8,11 @@ from datetime import datetime, timedelta
 
 from deploy.demo import flights, manifests
 from deploy.demo.client import Checksum, Client
+from deploy.demo.engines import DemoEngine
 from deploy.demo.kubectl import Kubectl, Object, condition, is_ready
 from deploy.demo.report import Report, size
 
 NAMESPACE = "yoban-demo"
-_ORDERS = (
-    "CREATE TABLE IF NOT EXISTS bookings (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, flight integer,"
-    " passenger text, booked_at timestamptz DEFAULT clock_timestamp())"
-)
 
 
 class Story:
@@ -27,16 +24,13 @@ class Story:
         bucket: manifests.Bucket,
         report: Report,
         *,
-        engine: str,
-        image: str,
-        client: Callable[[Kubectl, str], Client],
+        engine: DemoEngine,
     ) -> None:
         self.kubectl = kubectl.within(NAMESPACE)
         self.bucket = bucket
         self.report = report
         self.engine = engine
-        self.image = image
-        self.client = client
+        self.client = engine.client
 
     def tell(self) -> bool:
         """Run all steps. Returns True when every table of the restored Database equals the original."""
@@ -62,9 +56,9 @@ class Story:
             step.note = "bucket yoban-demo"
 
     def _database(self) -> None:
-        with self.report.step("create a Database with three instances") as step:
+        with self.report.step(f"create a {self.engine.title} Database with three instances") as step:
             self.kubectl.apply(
-                manifests.database("flights", self.engine, self.image, instances=3, policy="gold"),
+                self.engine.database("flights", instances=3, policy="gold"),
             )
             value = self.kubectl.wait("database", "flights", _complete(3), deadline=420, seen=self._ready_message)
             step.note = f"primary {value['status'].get('primary', '')}"
@@ -93,10 +87,10 @@ class Story:
 
     def _go_on(self, client: Client, tables: list[flights.Table]) -> dict[str, Checksum]:
         with self.report.step("go on writing after the backup") as step:
-            client.sql(_ORDERS)
+            client.sql(client.bookings)
             for batch in range(20):
                 client.sql(
-                    "INSERT INTO bookings (flight, passenger) SELECT flight, 'passenger ' || row_number() OVER ()"
+                    "INSERT INTO bookings (flight, passenger) SELECT flight, concat('passenger ', row_number() OVER ())"
                     f" FROM flights WHERE month = {batch % 12 + 1} LIMIT 500"
                 )
             before = {name: client.checksum(name) for name in [*(t.name for t in tables), "bookings"]}
@@ -117,7 +111,7 @@ class Story:
             self._window_reaches(moment)
             target: Object = {"type": "time", "value": moment.isoformat()}
             self.kubectl.apply(
-                manifests.restored("rescued", self.engine, self.image, "flights", target, policy="gold"),
+                self.engine.restored("rescued", "flights", target, policy="gold"),
             )
             value = self.kubectl.wait("database", "rescued", _complete(1), deadline=420, seen=self._ready_message)
             client = self.client(self.kubectl, "rescued")

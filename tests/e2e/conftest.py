@@ -17,7 +17,7 @@ from deploy.demo.kubectl import Kubectl
 from deploy.demo.stage import Stage, prepare
 from deploy.lab import images
 from deploy.lab.cluster import Cluster
-from tests.e2e.world import POSTGRES, Space
+from tests.e2e.world import ENGINES, EngineUnderTest, Space
 
 
 @pytest.hookimpl(wrapper=True)
@@ -34,7 +34,8 @@ _spaces: list[Space] = []
 
 @pytest.fixture(scope="session")
 def stage(lab: Cluster) -> Stage:
-    return prepare(operator=images.OPERATOR_WITH_TOY, more=[images.TOY_SERVER])
+    servers = [one for engine in ENGINES for one in (engine.demo.image, engine.wrong_image) if one is not None]
+    return prepare([*servers, images.TOY_SERVER], operator=images.OPERATOR_WITH_TOY)
 
 
 @pytest.fixture(scope="session")
@@ -45,12 +46,19 @@ def installation(stage: Stage) -> Installation:
     return installation
 
 
+@pytest.fixture(scope="module", params=ENGINES, ids=lambda engine: engine.name)
+def engine(request: pytest.FixtureRequest) -> EngineUnderTest:
+    """Each engine in turn; a module's tests run for one of them, then for the next."""
+    assert isinstance(request.param, EngineUnderTest)
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def make_space(installation: Installation, stage: Stage) -> Iterator[Callable[[str], Space]]:
+def make_space(installation: Installation, stage: Stage, engine: EngineUnderTest) -> Iterator[Callable[[str], Space]]:
     def make(topic: str) -> Space:
         name = f"e2e-{topic}-{os.getpid()}-{int(time.time()) % 100000}"
         installation.kubectl.apply(manifests.namespace(name))
-        space = Space(installation.kubectl.within(name), stage, POSTGRES, f"bucket-{name}")
+        space = Space(installation.kubectl.within(name), stage, engine, f"bucket-{name}")
         _spaces.append(space)
         return space
 

@@ -8,9 +8,15 @@ import pytest
 
 from deploy.demo import manifests
 from deploy.demo.kubectl import condition
-from tests.e2e.world import Space
+from tests.e2e.world import POSTGRES, EngineUnderTest, Space
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def engine() -> EngineUnderTest:
+    """Once is enough: these tests make no Database of an engine that is tested elsewhere."""
+    return POSTGRES
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 from deploy.demo import manifests
 from deploy.demo.kubectl import Object, condition
 from deploy.lab import images
-from tests.e2e.world import Space, reason
+from tests.e2e.world import POSTGRES, EngineUnderTest, Space, reason
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
 
@@ -20,6 +20,12 @@ ENGINE = "toy"
 # What its users do to write: a new file in the place of the old one.
 WRITE = "cd /var/lib/toy/* && cat > fresh && mv fresh store"
 READ = "cat /var/lib/toy/*/store"
+
+
+@pytest.fixture(scope="module")
+def engine() -> EngineUnderTest:
+    """Once is enough: these tests make no Database of an engine that is tested elsewhere."""
+    return POSTGRES
 
 
 @pytest.fixture(scope="module")

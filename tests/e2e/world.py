@@ -11,31 +11,55 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from deploy.demo import manifests
-from deploy.demo.client import Client, PostgresClient
+from deploy.demo import engines, manifests
+from deploy.demo.client import Client
+from deploy.demo.engines import DemoEngine
 from deploy.demo.kubectl import Kubectl, Object, condition, is_ready
 from deploy.demo.stage import Stage
 
 
 @dataclass(frozen=True)
 class EngineUnderTest:
-    """The small description of an engine that the shared test bodies need."""
+    """The small description of an engine that the shared test bodies need, beside what the demo knows of it.
 
-    name: str
-    image: str
-    wrong_image: str
-    client: Callable[[Kubectl, str], Client]
-    process: str
-    """Name of the server's own process."""
+    Attributes:
+        demo: name, version, image and client.
+        wrong_image: an image of another version, None when there is none here; `wrong_version` is that version.
+        rejected: a setting and a value that the server does not take, and a value that it takes.
+        refused: a setting that is ours.
+        admin: a program in the server's container that runs one statement as its administrator, statement last.
+        role: statements that make a role `auditor` that may read `ledger`; `holds` is a query that tells "1" when it may.
+    """
+
+    demo: DemoEngine
+    wrong_image: str | None
+    wrong_version: str
+    rejected: tuple[str, str, str]
+    refused: str
+    admin: tuple[str, ...]
+    role: str
+    holds: str
+
+    @property
+    def name(self) -> str:
+        """Value of `spec.engine`."""
+        return self.demo.name
 
 
 POSTGRES = EngineUnderTest(
-    name="postgres",
-    image="localhost/yoban-lab/postgres:17",
+    demo=engines.POSTGRES,
     wrong_image="localhost/yoban-lab/postgres:15",
-    client=PostgresClient,
-    process="postgres",
+    wrong_version="15",
+    rejected=("work_mem", "plenty", "8MB"),
+    refused="archive_command",
+    admin=("psql", "-X", "-q", "-A", "-t", "-h", "/run/yoban", "-U", "postgres", "-d", "app", "-c"),
+    role="CREATE ROLE auditor; GRANT SELECT ON ledger TO auditor",
+    holds="SELECT has_table_privilege('auditor', 'ledger', 'select')::int",
 )
+
+
+ENGINES = (POSTGRES,)
+"""What the shared test bodies run for."""
 
 
 def complete(instances: int) -> Callable[[Object], bool]:
@@ -83,9 +107,7 @@ class Space:
     def database(self, name: str, instances: int, *, wait: bool = True, **more: Any) -> Object:
         """Make a Database and wait until all its instances are ready."""
         policy = more.pop("policy", "gold")
-        self.kubectl.apply(
-            manifests.database(name, self.engine.name, self.engine.image, instances=instances, policy=policy, **more)
-        )
+        self.kubectl.apply(self.engine.demo.database(name, instances=instances, policy=policy, **more))
         return self.ready(name, instances) if wait else {}
 
     def ready(self, name: str, instances: int, *, deadline: float = 300) -> Object:
@@ -94,9 +116,14 @@ class Space:
 
     def client(self, database: str) -> Client:
         """Return an application's Pod for a Database, started."""
-        client = self.engine.client(self.kubectl, database)
+        client = self.engine.demo.client(self.kubectl, database)
         client.start()
         return client
+
+    def as_admin(self, database: str, sql: str) -> str:
+        """Run SQL as the server's administrator, beside the server, and return what it prints."""
+        primary = f"{self.primary(database)}-0"
+        return self.kubectl.execute(primary, *self.engine.admin, sql, container="server")
 
     def backup(self, name: str, database: str, *, deadline: float = 240) -> Object:
         """Take a base backup and wait for its end; it must complete."""
@@ -107,7 +134,7 @@ class Space:
 
     def restore(self, name: str, source: str | Object, target: Object, *, wait: bool = True) -> None:
         """Restore a Database into a new one."""
-        self.kubectl.apply(manifests.restored(name, self.engine.name, self.engine.image, source, target, policy="gold"))
+        self.kubectl.apply(self.engine.demo.restored(name, source, target, policy="gold"))
         if wait:
             self.ready(name, 1)
 
