@@ -37,6 +37,7 @@ class Catalog:
         identity: owner; None when there is none.
         terms: reigns, oldest first.
         mark: of the newest term that has one.
+        marks: of all terms that have one, oldest first.
         backups: completed base backups, by end time, oldest first.
         lines: names of what is stored of the log, by line, sorted.
         tails: chunks of segments that are not complete.
@@ -53,6 +54,7 @@ class Catalog:
     identity: Identity | None = None
     terms: tuple[TermRecord, ...] = ()
     mark: Mark | None = None
+    marks: tuple[Mark, ...] = ()
     backups: tuple[BackupSummary, ...] = ()
     lines: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     tails: tuple[TailChunk, ...] = ()
@@ -75,6 +77,7 @@ class CatalogReader:
         self._terms = Terms(access, layout)
         self._summaries: dict[str, tuple[str, BackupSummary]] = {}
         self._records: dict[int, TermRecord] = {}
+        self._marks: dict[int, tuple[str, Mark]] = {}
 
     async def read(self) -> Catalog:
         """Read the catalogue.
@@ -117,6 +120,7 @@ class CatalogReader:
         tails: list[TailChunk] = []
         folders: dict[str, dict[str, ObjectInfo]] = {}
         terms: list[TermRecord] = []
+        marks: list[Mark] = [] if mark is None else [mark]
         restores: list[Hold] = []
         expired: dict[str, datetime] = {}
         identity: Identity | None = None
@@ -130,6 +134,10 @@ class CatalogReader:
                 case ("terms", text) if (term := parse_number(text)) is not None:
                     record = await self._noting(damaged, info.key, lambda term=term: self._term(term))  # type: ignore[misc]
                     terms.extend([record] if record is not None else [])
+                case ("marks", text) if (term := parse_number(text)) is not None and mark is not None:
+                    if term != mark.term:
+                        known = await self._noting(damaged, info.key, lambda term=term, info=info: self._mark(term, info))  # type: ignore[misc]
+                        marks.extend([known] if known is not None else [])
                 case ("log", line, name):
                     lines.setdefault(decode(line), []).append(decode(name))
                 case ("tail", *_) as parts if (chunk := parse_tail(parts)) is not None:
@@ -148,6 +156,7 @@ class CatalogReader:
             identity=identity,
             terms=tuple(sorted(terms, key=lambda record: record.term)),
             mark=mark,
+            marks=tuple(sorted(marks, key=lambda item: item.term)),
             backups=tuple(sorted(backups, key=lambda summary: (summary.end_time, summary.id))),
             lines={line: tuple(sorted(names)) for line, names in lines.items()},
             tails=tuple(
@@ -193,6 +202,17 @@ class CatalogReader:
                 return None
             self._records[term] = record
         return self._records[term]
+
+    async def _mark(self, term: int, info: ObjectInfo) -> Mark | None:
+        """The mark of an older term: nobody writes it any more, so it is read again only when it changed."""
+        version = f"{info.etag}/{info.size}/{info.modified.isoformat()}"
+        known = self._marks.get(term)
+        if known is None or known[0] != version:
+            found = await Marks(self._access, self._layout).read(term)
+            if found is None:
+                return None
+            known = self._marks[term] = (version, found)
+        return known[1]
 
     async def _summary(self, backup: str, manifest: ObjectInfo) -> BackupSummary:
         version = f"{manifest.etag}/{manifest.size}/{manifest.modified.isoformat()}"

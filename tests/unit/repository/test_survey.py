@@ -156,9 +156,14 @@ def test_an_engine_without_a_log_has_its_backups() -> None:
     assert (view.window.start, view.window.end, view.problem) == (at(10), at(30), "")
 
 
-def test_a_backup_that_names_no_segments_cannot_be_replayed() -> None:
-    backups = (summary("b1", end_minute=10, first=0, last=0, first_segment="", last_segment=""),)
-    assert judged(look(backups=backups)) == {"b1": (True, False)}
+def test_a_backup_that_names_no_segments_goes_on_from_its_end() -> None:
+    backups = (summary("b1", end_minute=10, first=2, last=2, first_segment="", last_segment=""),)
+    view = look(backups=backups, lines={"1": names("1", 2, 8)})
+    assert judged(view) == {"b1": (True, True)}
+    assert view.window is not None
+    assert (view.window.start, view.window.end) == (at(10), at(60))
+    for without in (2, 5):
+        assert judged(look(backups=backups, lines={"1": names("1", 2, 8, without=(without,))})) == {"b1": (True, False)}
 
 
 def test_a_backup_newer_than_the_mark_moves_the_window_s_end() -> None:
