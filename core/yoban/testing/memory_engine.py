@@ -504,12 +504,12 @@ class MemoryEngine(Engine):
 
     def __init__(self, world: World | None = None) -> None:
         self.world = world or World()
-        self.positions = MemoryPositions()
-        self.targets = MemoryTargets()
+        self.positions: Positions = MemoryPositions()
+        self.targets: MemoryTargets = MemoryTargets()
         self.server = MemoryServer(self.world)
         self.replication = MemoryReplication(self.world)
         self.base_backup = MemoryBackup(self.world)
-        self.log_source = MemoryLog(self.world)
+        self.log_source: LogSource = MemoryLog(self.world)
         self.recovery = MemoryRecovery(self.world)
 
     @property
