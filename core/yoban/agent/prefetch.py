@@ -13,7 +13,7 @@ import logging
 import shutil
 import time
 from bisect import bisect_right
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 
 from opentelemetry import metrics
@@ -164,7 +164,7 @@ class Prefetch:
             if not task.cancelled() and task.exception() is None:
                 task.result().unlink(missing_ok=True)
 
-    async def in_order(self, names: Sequence[str]) -> AsyncIterator[tuple[str, Path]]:
+    async def in_order(self, names: Sequence[str]) -> AsyncGenerator[tuple[str, Path], None]:
         """Go through segments of the plan: name and a verified copy, removed when the next one is asked for.
 
         What comes next is fetched ahead, within the same bounds. Raises what makes the restore impossible.

@@ -146,8 +146,8 @@ def _lines(catalogue: _Catalogue, log: LogSource, size: int) -> dict[str, Stored
         whole = [name for name in catalogue.lines.get(line, ()) if _is_whole(name, log)]
         tails = _tails([chunk for chunk in catalogue.tails if chunk.line == line])
         stretches = runs(whole, lambda name: log.successor(name, size))
-        names = tuple(sorted({*whole, *tails})) if tails else tuple(whole)
-        found[line] = StoredLine(line, stretches, tails, names)
+        everything = sorted({*whole, *tails}) if tails else whole
+        found[line] = StoredLine(line, stretches, tails, tuple(everything))
     return found
 
 

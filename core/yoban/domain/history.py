@@ -81,4 +81,3 @@ class History:
     def mark(self, line: str) -> Mark | None:
         """Return the newest proof on `line`."""
         return max((mark for mark in self.marks if mark.line == line), key=lambda mark: mark.term, default=None)
-

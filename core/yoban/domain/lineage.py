@@ -163,7 +163,9 @@ def fed(
 ) -> tuple[str, ...]:
     """Return the names of what is replayed from a backup to the end that `extent` found, in replay order."""
     if log.lines_overlap:
-        return tuple(name for part in end.stretches for name in history.stored(part.line).between(part.first, part.last))
+        return tuple(
+            name for part in end.stretches for name in history.stored(part.line).between(part.first, part.last)
+        )
     facts, size = backup.facts, history.segment_bytes
     current = backup.first_segment or log.segment_of(facts.line, facts.end, (), size)
     names: list[str] = []

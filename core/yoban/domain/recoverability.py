@@ -173,9 +173,7 @@ def plan(history: History, target: RecoveryTarget, engine: Engine) -> Plan:
         forks=found.forks[at:],
         segments=segments,
     )
-    partial = tuple(
-        part.last for part in end.stretches if not history.stored(part.line).whole(part.last)
-    )
+    partial = tuple(part.last for part in end.stretches if not history.stored(part.line).whole(part.last))
     return Plan(backup, recovery, window, found.lines[at:], end.segment, end.tail_bytes, partial)
 
 
@@ -286,9 +284,7 @@ def _without_log(
     return Plan(backup, recovery, window)
 
 
-def _immediate(
-    history: History, backup: StoredBackup, target: RecoveryTarget, window: Window, engine: Engine
-) -> Plan:
+def _immediate(history: History, backup: StoredBackup, target: RecoveryTarget, window: Window, engine: Engine) -> Plan:
     facts = backup.facts
     own = history.stored(facts.line).between(backup.first_segment, backup.last_segment)
     recovery = RecoveryPlan(

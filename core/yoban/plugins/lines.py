@@ -242,7 +242,7 @@ def _through(
     names = sorted({*stored.names, proof.segment}) if proof.segment else list(stored.names)
     last = log.segment_of(stored.line, to, names, segment_bytes)
     if not current or not last:
-        return Hole(stored.line, last or "*")
+        return Hole(stored.line, "*")
     if hole := first_missing(stored, current, log, segment_bytes, before=last):
         return hole
     if not stored.holds(last, max(1, proof.flushed) if last == proof.segment else 1):

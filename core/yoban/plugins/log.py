@@ -97,7 +97,10 @@ class LogSource(ABC):
 
     @abstractmethod
     async def pending(self, ctx: InstanceContext) -> Sequence[Segment]:
-        """Complete files that the server wants stored, in log order (histories first). Empty when there is none."""
+        """Complete files that the server wants stored, in log order (histories first). Empty when there is none.
+
+        Also asked for after a clean stop, before another instance takes over: what the server ended then is complete.
+        """
 
     @abstractmethod
     async def inspect(self, ctx: InstanceContext, segment: Segment) -> None:

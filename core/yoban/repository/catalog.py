@@ -7,6 +7,7 @@ terms) are read once in the life of a `CatalogReader`. Objects that cannot be re
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -120,7 +121,7 @@ class CatalogReader:
         tails: list[TailChunk] = []
         folders: dict[str, dict[str, ObjectInfo]] = {}
         terms: list[TermRecord] = []
-        marks: list[Mark] = [] if mark is None else [mark]
+        older: list[tuple[int, ObjectInfo]] = []
         restores: list[Hold] = []
         expired: dict[str, datetime] = {}
         identity: Identity | None = None
@@ -136,8 +137,7 @@ class CatalogReader:
                     terms.extend([record] if record is not None else [])
                 case ("marks", text) if (term := parse_number(text)) is not None and mark is not None:
                     if term != mark.term:
-                        known = await self._noting(damaged, info.key, lambda term=term, info=info: self._mark(term, info))  # type: ignore[misc]
-                        marks.extend([known] if known is not None else [])
+                        older.append((term, info))
                 case ("log", line, name):
                     lines.setdefault(decode(line), []).append(decode(name))
                 case ("tail", *_) as parts if (chunk := parse_tail(parts)) is not None:
@@ -149,6 +149,7 @@ class CatalogReader:
                     restores.extend([hold] if hold is not None else [])
                 case ("expired", folder):
                     expired[decode(folder)] = info.modified
+        marks = await self._read_marks(older, damaged)
         backups, incomplete, running = await self._read_backups(folders, damaged)
         return Catalog(
             root=self._layout.root,
@@ -156,7 +157,7 @@ class CatalogReader:
             identity=identity,
             terms=tuple(sorted(terms, key=lambda record: record.term)),
             mark=mark,
-            marks=tuple(sorted(marks, key=lambda item: item.term)),
+            marks=tuple(sorted([*marks, *([mark] if mark is not None else [])], key=lambda item: item.term)),
             backups=tuple(sorted(backups, key=lambda summary: (summary.end_time, summary.id))),
             lines={line: tuple(sorted(names)) for line, names in lines.items()},
             tails=tuple(
@@ -203,16 +204,20 @@ class CatalogReader:
             self._records[term] = record
         return self._records[term]
 
-    async def _mark(self, term: int, info: ObjectInfo) -> Mark | None:
-        """The mark of an older term: nobody writes it any more, so it is read again only when it changed."""
-        version = f"{info.etag}/{info.size}/{info.modified.isoformat()}"
-        known = self._marks.get(term)
-        if known is None or known[0] != version:
-            found = await Marks(self._access, self._layout).read(term)
-            if found is None:
-                return None
-            known = self._marks[term] = (version, found)
-        return known[1]
+    async def _read_marks(self, found: list[tuple[int, ObjectInfo]], damaged: dict[str, str]) -> list[Mark]:
+        """The marks of older terms: nobody writes them any more, so each is read again only when it changed."""
+        marks: list[Mark] = []
+        for term, info in found:
+            version = f"{info.etag}/{info.size}/{info.modified.isoformat()}"
+            known = self._marks.get(term)
+            if known is None or known[0] != version:
+                read = functools.partial(Marks(self._access, self._layout).read, term)
+                mark = await self._noting(damaged, info.key, read)
+                if mark is None:
+                    continue
+                known = self._marks[term] = (version, mark)
+            marks.append(known[1])
+        return marks
 
     async def _summary(self, backup: str, manifest: ObjectInfo) -> BackupSummary:
         version = f"{manifest.etag}/{manifest.size}/{manifest.modified.isoformat()}"

@@ -7,10 +7,12 @@ consistent by itself; and a recovery is fed. Passes `EngineContract`, as an exam
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -43,7 +45,8 @@ from yoban.plugins import (
     TargetType,
     Window,
 )
-from yoban.testing.memory_data import PER_SEGMENT, Data, World, append, encode, load, name, save
+from yoban.testing.memory_data import PER_SEGMENT, RECORD, Data, World, append, encode, load, name
+from yoban.testing.memory_data import fork as leave
 from yoban.testing.memory_engine import (
     MemoryBackup,
     MemoryEngine,
@@ -74,9 +77,10 @@ def parse_set(text: str) -> dict[int, tuple[int, int]]:
 
 def place(data: Data, count: int) -> Position:
     """The set of the first so many records, which may lie on several lines."""
-    parts, last = [], count
+    parts: list[str] = []
+    last = count
     for line, parent, position in [*reversed(data.forks), ("1", "", "")]:
-        fork = (sum_of(parse_set(position)) if ":" in position else int(position) // 128) if parent else 0
+        fork = int(position) // RECORD if parent else 0
         if last > fork:
             parts.insert(0, f"{line}:{fork + 1}-{last}")
             last = fork
@@ -142,18 +146,17 @@ class SetsServer(MemoryServer):
     async def status(self, ctx: InstanceContext) -> ServerStatus:
         found = await super().status(ctx)
         data = self._world.server(ctx.data)
-        here = place(data, data.count) or None
-        return ServerStatus(
-            role=found.role,
-            accepting=found.accepting,
-            version=found.version,
-            system_id=found.system_id,
-            line=found.line,
-            position=here,
-            received=here if found.role is Role.REPLICA else None,
-            last_commit=found.last_commit,
-            lag_seconds=found.lag_seconds,
-            upstream=found.upstream,
+
+        def as_set(position: Position | None) -> Position | None:
+            return None if position is None else place(data, int(position) // RECORD) or None
+
+        return replace(
+            found,
+            position=as_set(found.position),
+            received=as_set(found.received),
+            replicas=tuple(
+                replace(link, flushed=as_set(link.flushed), replayed=as_set(link.replayed)) for link in found.replicas
+            ),
         )
 
 
@@ -163,7 +166,7 @@ class SetsReplication(MemoryReplication):
     async def promote(self, ctx: InstanceContext, *, deadline: float) -> Promotion:
         done = await super().promote(ctx, deadline=deadline)
         data = self._world.server(ctx.data)
-        return Promotion(done.line, done.parent, place(data, int(done.fork) // 128))
+        return Promotion(done.line, done.parent, place(data, int(done.fork) // RECORD))
 
     async def drained_position(self, ctx: InstanceContext) -> Position:
         data = load(ctx.data)
@@ -172,7 +175,7 @@ class SetsReplication(MemoryReplication):
 
 def records(data: Data) -> Iterator[Record]:
     """What a server has logged since its data were made."""
-    forks = [(int(line), int(position) // 128) for line, _, position in data.forks]
+    forks = [(int(line), int(position) // RECORD) for line, _, position in data.forks]
     for step, (moment, text) in enumerate(data.records):
         number = data.start + step + 1
         line = max((line for line, fork in forks if number > fork), default=1)
@@ -197,10 +200,12 @@ class SetsLog(LogSource):
         return 0
 
     def _files(self, ctx: InstanceContext) -> list[Path]:
-        data = self._world.server(ctx.data)
+        data = self._world.running.get(ctx.data) or load(ctx.data)
         folder = ctx.data / "sets"
         folder.mkdir(exist_ok=True)
-        left, found, number = list(records(data)), [], 0
+        left = list(records(data))
+        found: list[Path] = []
+        number = 0
         while left or not found:
             some, left = left[: 3 + number % 4], left[3 + number % 4 :]
             before = some[0][1] - 1 if some else data.count
@@ -294,10 +299,13 @@ class SetsRecovery(MemoryRecovery):
         (ctx.data / "log" / name(data.line, data.start // PER_SEGMENT)).write_bytes(b"".join(padding))
 
     async def feed(self, ctx: InstanceContext, plan: RecoveryPlan, name: str, path: Path) -> None:
+        if (ctx.data / "target-passed").exists():
+            return
         data = load(ctx.data)
         line = int(name[:4])
         fork = next((fork.position for fork in plan.forks if int(fork.parent) == line), None)
-        for text in path.read_text().splitlines(keepends=True):
+        texts = (await asyncio.to_thread(path.read_text)).splitlines(keepends=True)
+        for text in texts:
             if not text.endswith("\n"):
                 return  # cut: the rest was never proven to be stored
             origin, number, moment, value = json.loads(text)
@@ -306,11 +314,10 @@ class SetsRecovery(MemoryRecovery):
             if number != data.count + 1:
                 raise IntegrityError(f"record {data.count + 1} is missing", object=name)
             if not self._belongs(plan, origin, number, datetime.fromisoformat(moment)):
+                (ctx.data / "target-passed").touch()
                 return
-            if origin != data.line:
-                data.forks.append([str(origin), str(data.line), str(data.count * 128)])
-                data.line = origin
-                save(ctx.data, data)
+            while origin > data.line:
+                leave(ctx.data, data)
             append(ctx.data, data, [(datetime.fromisoformat(moment), value)])
 
     @staticmethod
@@ -339,7 +346,7 @@ class SetsRecovery(MemoryRecovery):
     async def finish(self, ctx: InstanceContext, plan: RecoveryPlan) -> RecoveryReached:
         done = await super().finish(ctx, plan)
         data = self._world.server(ctx.data)
-        return RecoveryReached(place(data, int(done.position) // 128), done.last_commit, done.line, done.parent)
+        return RecoveryReached(place(data, int(done.position) // RECORD), done.last_commit, done.line, done.parent)
 
 
 class SetsEngine(MemoryEngine):
