@@ -23,7 +23,8 @@ from yoban.plugins import (
 )
 from yoban_postgres.recovery import last_words
 
-from tests.integration.postgres.world import Copy, Instance, World, give, restore, settle, take
+from tests.integration.postgres.world import Copy, Instance, World, restore, settle, take
+from tests.integration.servers import give
 
 pytestmark = pytest.mark.server
 
