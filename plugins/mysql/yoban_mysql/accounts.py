@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 REPLICATION_STATEMENTS = (
     f"CREATE USER '{REPLICATION_USER}'@'%' IDENTIFIED WITH caching_sha2_password BY ''"
     f" REQUIRE SUBJECT '/CN={REPLICATION_USER}'",
-    f"GRANT REPLICATION SLAVE, REPLICATION CLIENT, BACKUP_ADMIN, CONNECTION_ADMIN ON *.* TO '{REPLICATION_USER}'@'%'",
+    f"GRANT REPLICATION SLAVE, REPLICATION CLIENT, BACKUP_ADMIN ON *.* TO '{REPLICATION_USER}'@'%'",
 )
 """Instances know each other by certificate: there is no password to know, and without the certificate no way in."""
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from yoban.plugins import Configured, InstanceContext, Peer, Role, SettingProblem
 
-from yoban_mysql import catalogue, follow, live, options, reign
+from yoban_mysql import catalogue, follow, line, live, options, reign
 from yoban_mysql.configuration import LIVE, fixed_settings, main_text, role_in, temporary_folder
 from yoban_mysql.files import empty_folder, make_folder, replace_file
 from yoban_mysql.names import LOADED_TLS, MAIN_CONF, USER_CONF
@@ -60,6 +60,7 @@ class Configuration:
             self._waiting.pop(str(ctx.data), None)
             return Configured(tuple(sorted(changed)), (), problems)
         async with self._kept.use(ctx) as session:
+            await line.note_base(session, ctx)
             await self._keep(session, ctx, role, effective)
             await _reload_tls(session, ctx)
             if role is Role.PRIMARY:

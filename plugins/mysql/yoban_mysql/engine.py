@@ -24,6 +24,7 @@ from yoban_mysql import settings
 from yoban_mysql.defaults import defaults
 from yoban_mysql.names import OWNER, PORT, REPLICATION_USER
 from yoban_mysql.positions import MySqlPositions
+from yoban_mysql.replication import MySqlReplication
 from yoban_mysql.server import MySqlServer
 from yoban_mysql.session import Kept
 
@@ -41,6 +42,7 @@ class MySqlEngine(Engine):
         kept = Kept()
         self.positions = MySqlPositions()
         self.server = MySqlServer(kept)
+        self.replication = MySqlReplication(kept)
 
     @property
     def capabilities(self) -> frozenset[Capability]:

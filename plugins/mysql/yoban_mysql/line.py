@@ -6,6 +6,10 @@ stands in `yoban.line`, an ordinary replicated table: so a replica, and a copy o
 Guarantees: a line is enough by itself from its fork on, which is what had been executed before its first file; and no two
 lines have one name. Its first file is the oldest one present that began after everything this server had written as a
 primary before.
+
+The server leaves what it has from a copy of another one out of the sets at the heads of its files (it knows of those
+transactions from its tables only). That set never changes; it is noted beside the data as `base`, and everything here that
+tells what was executed before a file adds it.
 """
 
 from __future__ import annotations
@@ -19,8 +23,9 @@ from yoban.errors import IntegrityError
 from yoban.plugins import InstanceContext
 
 from yoban_mysql.binlog import BinlogFile
+from yoban_mysql.files import replace_file
 from yoban_mysql.gtid import GtidSet, Source
-from yoban_mysql.names import BINLOG, binlog_number
+from yoban_mysql.names import BASE_FILE, BINLOG, binlog_number
 from yoban_mysql.session import Session
 
 OUR_TABLES = (
@@ -51,7 +56,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class LogFile:
-    """A file of the binary log: its number, and everything that was executed before it began."""
+    """A file of the binary log: its number, and everything that was executed before it began, the base included."""
 
     number: int
     previous: GtidSet
@@ -102,6 +107,7 @@ async def begin(session: Session, ctx: InstanceContext) -> Line:
     if present is not None and present.uuid == uuid:
         return present
     executed = GtidSet.parse(row["executed"])
+    await note_base(session, ctx)
     files = await asyncio.to_thread(log_files, ctx.data)
     first = first_file(files, executed, uuid)
     if first is None:
@@ -130,11 +136,34 @@ def log_index(data: Path) -> list[Path]:
 
 
 def log_files(data: Path) -> list[LogFile]:
-    """Read the heads of the files of the binary log. Blocking. Raises as `BinlogFile`."""
-    return list(_heads(log_index(data)))
+    """Read the heads of the files of the binary log, oldest first. Blocking. Raises as `BinlogFile`."""
+    before = base(data)
+    return [LogFile(number, previous | before) for number, previous in _heads(log_index(data))]
 
 
-def _heads(paths: Iterable[Path]) -> Iterable[LogFile]:
+def base(data: Path) -> GtidSet:
+    """Return what a server has from a copy, as noted; empty for one that began from nothing. Blocking."""
+    try:
+        return GtidSet.parse((data / BASE_FILE).read_text())
+    except FileNotFoundError:
+        return GtidSet()
+
+
+async def note_base(session: Session, ctx: InstanceContext) -> None:
+    """Note what a server has from a copy, unless it is noted already. For a running server that has a log."""
+    if await asyncio.to_thread((ctx.data / BASE_FILE).exists):
+        return
+    purged = GtidSet.parse(await session.value("SELECT @@GLOBAL.gtid_purged"))
+
+    def note() -> None:
+        # What was purged from the log stands at the head of its oldest file; what is more was never in it.
+        _, previous = next(iter(_heads(log_index(ctx.data)[:1])))
+        replace_file(ctx.data / BASE_FILE, str(purged - previous))
+
+    await asyncio.to_thread(note)
+
+
+def _heads(paths: Iterable[Path]) -> Iterable[tuple[int, GtidSet]]:
     for path in paths:
         with path.open("rb") as file:
-            yield LogFile(binlog_number(path.name), BinlogFile(file, path.stat().st_size).previous)
+            yield binlog_number(path.name), BinlogFile(file, path.stat().st_size).previous

@@ -7,6 +7,7 @@ as declared. What the agent itself writes to open a server waits for no replica,
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
@@ -22,7 +23,7 @@ SENT_ALL = ("Source has sent all binlog to replica; waiting for more updates", "
 SETTLE = 3.0
 _STATE = (
     "SELECT @@GLOBAL.super_read_only AS closed, @@GLOBAL.read_only AS shut,"
-    " @@GLOBAL.rpl_semi_sync_source_enabled AS waits, @@GLOBAL.event_scheduler AS events"
+    " @@GLOBAL.rpl_semi_sync_source_enabled AS waits, @@GLOBAL.event_scheduler AS events, @@GLOBAL.offline_mode AS away"
 )
 _CHANNEL = "SELECT COUNT(*) FROM performance_schema.replication_connection_configuration WHERE channel_name = ''"
 _DISABLED = (
@@ -56,6 +57,8 @@ async def open_writes(session: Session, ctx: InstanceContext, settings: Mapping[
         await session.execute("SET GLOBAL read_only = OFF")
     elif bool(row["waits"]) is not waits(ctx.durability):
         await _wait(session, ctx)
+    if row["away"]:
+        await session.execute("SET GLOBAL offline_mode = OFF")
     events = next((value for name, value in settings.items() if variable(name) == "event_scheduler"), "ON")
     switch = truth(events)
     if switch is not None and str(row["events"]) != "DISABLED" and truth(str(row["events"])) is not switch:
@@ -96,17 +99,21 @@ async def forget_source(session: Session) -> None:
 
 
 async def settle(session: Session) -> None:
-    """Before a clean stop: take no more writes and let replicas have what was written, as far as that goes in a moment."""
+    """Before a clean stop: take no more writes, let replicas have what was written as far as that goes in a moment, and
+    send everybody away who is no agent. A server that is not stopped then is opened by the next configuration."""
     if not await writable(session):
         return
     try:
         await session.execute("SET GLOBAL super_read_only = ON")
     except Refused:
         return  # commits wait for replicas that are not there; the stop ends them
-    async with asyncio.timeout(SETTLE):
-        # The server sends no event when a replica has everything.
-        while any(not str(row["state"]).startswith(SENT_ALL) for row in await session.rows(_SENDING)):  # noqa: ASYNC110
-            await asyncio.sleep(0.05)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(SETTLE):
+            # The server sends no event when a replica has everything.
+            while any(not str(row["state"]).startswith(SENT_ALL) for row in await session.rows(_SENDING)):
+                await asyncio.sleep(0.05)
+    # A stop would wait eight seconds for replicas to leave by themselves.
+    await session.execute("SET GLOBAL offline_mode = ON")
 
 
 async def _wait(session: Session, ctx: InstanceContext) -> None:

@@ -102,19 +102,24 @@ class Session:
             self._connection.close()
 
 
-async def connect(ctx: InstanceContext, *, socket: Path | None = None) -> Session:
+async def connect(ctx: InstanceContext) -> Session:
     """Open a connection to the local server as the agent's account.
-
-    Args:
-        ctx: the instance.
-        socket: the server's socket where it is not the instance's own.
 
     Raises:
         Unavailable: the server does not answer.
         AccessDenied: the agent runs as another user of the operating system than the account is for.
     """
     target = f"server {ctx.name}"
-    return await _open(target, unix_socket=str(socket or ctx.run / SOCKET), user=AGENT, settings=_SETTINGS)
+    return await _open(target, unix_socket=str(ctx.run / SOCKET), user=AGENT, settings=_SETTINGS)
+
+
+async def connect_root(ctx: InstanceContext, socket: Path) -> Session:
+    """Open a connection to a server that was just made and has no account but `root`, by a socket that only we reach.
+
+    Raises:
+        Unavailable: the server does not answer.
+    """
+    return await _open(f"server {ctx.name}", unix_socket=str(socket), user="root", settings=_SETTINGS)
 
 
 async def password_works(ctx: InstanceContext, account: Account) -> bool:
