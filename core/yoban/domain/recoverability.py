@@ -358,10 +358,16 @@ def _usable(backup: StoredBackup, found: Recoverable, target: RecoveryTarget, wi
 
 
 def _reach(target: RecoveryTarget, backup: StoredBackup, found: Recoverable, engine: Engine) -> Reach:
-    if target.type is TargetType.LATEST or engine.targets is None:
+    if engine.targets is None:
+        return Reach.YES
+    # What is left out must not be in the backup already: that only the engine can tell.
+    if target.type is TargetType.LATEST and not target.skip:
         return Reach.YES
     if target.type is TargetType.TIME:
-        return Reach.YES if backup.facts.end_time <= datetime.fromisoformat(target.value) else Reach.NO
+        if backup.facts.end_time > datetime.fromisoformat(target.value):
+            return Reach.NO
+        if not target.skip:
+            return Reach.YES
     return engine.targets.reach(target, backup.facts, found.forks)
 
 

@@ -21,12 +21,16 @@ from yoban.plugins import (
 )
 
 from yoban_mysql import settings
+from yoban_mysql.backup import MySqlBackup
 from yoban_mysql.defaults import defaults
+from yoban_mysql.log import MySqlLog
 from yoban_mysql.names import OWNER, PORT, REPLICATION_USER
 from yoban_mysql.positions import MySqlPositions
+from yoban_mysql.recovery import MySqlRecovery
 from yoban_mysql.replication import MySqlReplication
 from yoban_mysql.server import MySqlServer
 from yoban_mysql.session import Kept
+from yoban_mysql.targets import MySqlTargets
 
 VERSIONS = ("9.7", "8.4")
 
@@ -43,6 +47,10 @@ class MySqlEngine(Engine):
         self.positions = MySqlPositions()
         self.server = MySqlServer(kept)
         self.replication = MySqlReplication(kept)
+        self.targets = MySqlTargets()
+        self.base_backup = MySqlBackup(kept)
+        self.log_source = MySqlLog(kept)
+        self.recovery = MySqlRecovery(kept)
 
     @property
     def capabilities(self) -> frozenset[Capability]:

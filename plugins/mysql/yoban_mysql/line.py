@@ -3,9 +3,9 @@
 A line is one stretch of binary logs of one server: `<server uuid>.<number of its first file>`, ten digits. The present line
 stands in `yoban.line`, an ordinary replicated table: so a replica, and a copy of the data, know on which line their place is.
 
-Guarantees: a line is enough by itself from its fork on, which is what had been executed before its first file; and no two
-lines have one name. Its first file is the oldest one present that began after everything this server had written as a
-primary before.
+Guarantees: the fork is exactly what both lines share: what had been executed when the line began, before the row that tells
+of it. The line's files may reach back before the fork, so it can take over from any place behind its first file; that is the
+oldest one present that began after everything this server had written as a primary before. No two lines have one name.
 
 The server leaves what it has from a copy of another one out of the sets at the heads of its files (it knows of those
 transactions from its tables only). That set never changes; it is noted beside the data as `base`, and everything here that
@@ -121,7 +121,7 @@ async def begin(session: Session, ctx: InstanceContext) -> Line:
         # The founder's line has no parent, whatever has been executed before its first file.
         made = Line(line_name(uuid, first.number), "", GtidSet())
     else:
-        made = Line(line_name(uuid, first.number), present.name, first.previous)
+        made = Line(line_name(uuid, first.number), present.name, executed)
     await session.execute(_WRITE, made.name, made.parent, str(made.fork))
     return made
 

@@ -203,7 +203,7 @@ async def create(ctx: InstanceContext, folder: Path) -> None:
     _made(ctx, done)
 
 
-def plain(ctx: InstanceContext, folder: Path) -> list[str]:
+def plain(ctx: InstanceContext, folder: Path, *, secure_file_priv: str = "NULL") -> list[str]:
     """Return how to run the server program on a data directory without any configuration but `engineConfig`."""
     options = made_with(ctx) | {
         "auto_generate_certs": "OFF",
@@ -213,7 +213,7 @@ def plain(ctx: InstanceContext, folder: Path) -> list[str]:
         "log_timestamps": "UTC",
         "mysqlx": "OFF",
         "persisted_globals_load": "OFF",
-        "secure_file_priv": "NULL",
+        "secure_file_priv": secure_file_priv,
         "tmpdir": str(ctx.tmp),
     }
     words = [f"--{name.replace('_', '-')}={value}" for name, value in sorted(options.items())]
