@@ -10,6 +10,7 @@ A server from a copy does not tell the copy's transactions at the heads of its f
 from __future__ import annotations
 
 import asyncio
+import itertools
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -290,7 +291,7 @@ class MySqlLog(LogSource):
         keep = min(KEEP_BYTES, volume.total // KEEP_PART)
         going = 0
         size = sum(file.size for file in files)
-        for file, following in zip(files, files[1:], strict=False):
+        for file, following in itertools.pairwise(files):
             size -= file.size
             if size < keep or not following.previous <= position:
                 break

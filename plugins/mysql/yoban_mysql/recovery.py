@@ -61,7 +61,10 @@ RELAXED: Mapping[str, str] = {
     "super_read_only": "ON",
 }
 
-_POINT = "CHANGE REPLICATION SOURCE TO SOURCE_HOST = 'archive', SOURCE_AUTO_POSITION = 0, RELAY_LOG_FILE = %s, RELAY_LOG_POS = 4"
+_POINT = (
+    "CHANGE REPLICATION SOURCE TO SOURCE_HOST = 'archive', SOURCE_AUTO_POSITION = 0, RELAY_LOG_FILE = %s,"
+    " RELAY_LOG_POS = 4"
+)
 _CHANNEL = """
 SELECT a.service_state AS applier,
        (SELECT CONCAT(applying_transaction, last_error_message)
