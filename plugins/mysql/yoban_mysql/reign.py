@@ -110,7 +110,7 @@ async def settle(session: Session) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(SETTLE):
             # The server sends no event when a replica has everything.
-            while any(not str(row["state"]).startswith(SENT_ALL) for row in await session.rows(_SENDING)):
+            while any(not str(row["state"]).startswith(SENT_ALL) for row in await session.rows(_SENDING)):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
     # A stop would wait eight seconds for replicas to leave by themselves.
     await session.execute("SET GLOBAL offline_mode = ON")

@@ -111,7 +111,8 @@ class MySqlReplication(Replication):
             async with asyncio.timeout(deadline):
                 if not await reign.writable(session):
                     await self._apply_everything(ctx, session, deadline)
-                    await reign.open_writes(session, ctx, await asyncio.to_thread(in_force, ctx) or {})
+                    settings = await asyncio.to_thread(in_force, ctx)
+                    await reign.open_writes(session, ctx, settings or {})
                 present = await line.read(session)
         except TimeoutError as error:
             raise DeadlineExceeded("the server was not promoted in time", object=ctx.name) from error
