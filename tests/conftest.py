@@ -6,7 +6,9 @@ Under CI=true a test marked `server` or `lab` must run: a skip of one is turned 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Generator, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -62,6 +64,31 @@ def local_store() -> Iterator[LocalStore]:
         pytest.skip(str(error))
     with server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def mysql_programs() -> Iterator[Path]:
+    """A folder with `mysqld` and `mysql` of the lab's image, the first on PATH; an unprivileged user may run them."""
+    from deploy.lab import images
+    from deploy.lab.failure import LabUnavailable
+    from tests.integration.mysql.programs import install
+    from tests.integration.servers import scratch
+
+    image = "mysql:9.7"
+    try:
+        if images.identity(image) is None:
+            if not _in_ci():
+                pytest.skip("the image is not built: run `python -m deploy.lab images mysql:9.7`")
+            images.ensure([image])
+        unpacked = images.unpacked(image)
+    except LabUnavailable as error:
+        pytest.skip(str(error))
+    folder = scratch()
+    path = os.environ["PATH"]
+    os.environ["PATH"] = f"{install(unpacked, folder)}{os.pathsep}{path}"
+    yield folder
+    os.environ["PATH"] = path
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="session")

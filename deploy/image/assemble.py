@@ -54,6 +54,7 @@ def main(target: Path, site: Path) -> None:
     # A folder of its own, named on PYTHONPATH: distributions disagree about where below PYTHONHOME packages are.
     shutil.copytree(site, library / "site", symlinks=False, ignore=_leave_out(_SITE_OUT))
     _prune_botocore(library / "site")
+    _prune_sources(library / "site")
     _strip(library / "site")
     python = target / "bin" / "python3"
     shutil.copy2(Path(sys.executable).resolve(), python)
@@ -87,6 +88,13 @@ def _prune_botocore(site: Path) -> None:
         for folder in data.iterdir():
             if folder.is_dir() and folder.name not in _BOTOCORE_SERVICES:
                 shutil.rmtree(folder)
+
+
+def _prune_sources(site: Path) -> None:
+    """Drop what extension modules were compiled from, which some wheels ship beside them."""
+    for pattern in ("*.c", "*.pyx", "*.pxd"):
+        for source in site.rglob(pattern):
+            source.unlink()
 
 
 def _strip(site: Path) -> None:

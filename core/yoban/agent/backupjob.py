@@ -1,6 +1,7 @@
 """Makes one base backup: copy, end position, proof that the log up to it is stored, manifest last.
 
-Guarantees: it counts only when everything between its first and last log segment is stored; one that fails or is cancelled
+Guarantees: it counts only when everything between its first and last log segment is stored (one that names no segments is
+consistent by itself); one that fails or is cancelled
 leaves nothing in the store and releases the server. Progress is told at most every 5 s.
 """
 
@@ -20,6 +21,7 @@ from yoban.agent.shipping import Shipping
 from yoban.errors import Retryable, Unavailable, Unsupported
 from yoban.model.control import BackupResult, JobRequest, Progress, ShipRequest
 from yoban.plugins import BackupEnd, BackupRequest
+from yoban.plugins.lines import absent
 from yoban.repository import BackupMeta, BackupProgress, Repository
 from yoban.telemetry import continued, trace_id
 
@@ -102,8 +104,8 @@ class BackupJob:
             line=source.classify(end.last_segment).line, segment=end.last_segment, deadline_seconds=SHIP_DEADLINE
         )
         await self._ship(request.shipper, ship)
-        names = list(source.between(end.first_segment, end.last_segment, segment_bytes))
-        missing = await repository.log.missing(ship.line, names)
+        stored = [segment.name for segment in await repository.log.stored(ship.line)]
+        missing = absent(stored, end.first_segment, end.last_segment, source, segment_bytes)
         if missing:
             raise Unavailable(
                 f"{len(missing)} segments that the backup needs are not stored, the first is {missing[0]}",

@@ -1,4 +1,4 @@
-"""Segments of a restored log, fetched ahead of replay.
+"""Segments of a restored log, fetched ahead of replay: for a server that asks for each, or handed over in order.
 
 Guarantees: a file handed over is complete and verified (fetched beside, renamed); `missing` is said only for what is
 proven absent and lies before or after what is stored of its line; a hole in the middle, a damaged object or a store that
@@ -12,7 +12,8 @@ import errno
 import logging
 import shutil
 import time
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 
 from opentelemetry import metrics
@@ -41,7 +42,7 @@ class Prefetch:
         repository: where the log is.
         source: the engine's log facet; only its pure methods are used.
         plan: what is restored.
-        segment_bytes: size of a full segment.
+        segment_bytes: size of a full segment; 0 when they have no fixed size, then few are fetched ahead.
         folder: where files wait, on the file system of the server's log; emptied first.
     """
 
@@ -52,11 +53,15 @@ class Prefetch:
         self._segment_bytes = segment_bytes
         self._folder = folder
         self._stored: dict[str, list[str]] = {}
+        self._whole: set[str] = set()
+        chunks = {plan.last_segment} if plan.tail_bytes > 0 else set()
+        self._chunked = frozenset({*chunks, *plan.partial})
         self._tasks: dict[str, asyncio.Task[Path]] = {}
         self._slots = asyncio.Semaphore(PARALLEL)
         # Replay is bound by one core: what runs ahead of it takes only what it leaves.
         self._pool = yielding(WORKERS)
-        self._ahead = max(LEAST_AHEAD, min(MOST_AHEAD, AHEAD_BYTES // max(1, segment_bytes)))
+        fit = AHEAD_BYTES // segment_bytes if segment_bytes else PARALLEL
+        self._ahead = max(LEAST_AHEAD, min(MOST_AHEAD, fit))
         self.failure: YobanError | None = None
 
     async def start(self) -> None:
@@ -65,6 +70,7 @@ class Prefetch:
         for line in self._plan.lines:
             names = [segment.name for segment in await self._repository.log.stored(line)]
             self._stored[line] = [name for name in names if self._kind(name) is SegmentKind.FULL]
+            self._whole.update(self._stored[line])
 
     async def close(self) -> None:
         """End all fetching and remove the folder."""
@@ -101,7 +107,7 @@ class Prefetch:
         last = self._plan.last_segment
         if name.line == self._plan.lines[-1] and last and name.name > last:
             raise NotFound("past the end of what is restored", object=name.name)
-        if name.name not in self._tasks and not self._is_tail(name.name) and not self._has(name.line, name.name):
+        if name.name not in self._tasks and not self._is_tail(name.name) and name.name not in self._whole:
             await self._absent(name.line, name.name)
         ready = await asyncio.shield(self._task(name.line, name.name))
         self._look_ahead(name.line, name.name)
@@ -109,11 +115,8 @@ class Prefetch:
         # Asked for again (the server restarted), it is fetched again.
         self._tasks.pop(name.name, None)
 
-    def _has(self, line: str, name: str) -> bool:
-        return name in self._stored.get(line, ())
-
     def _is_tail(self, name: str) -> bool:
-        return self._plan.tail_bytes > 0 and name == self._plan.last_segment
+        return name in self._chunked
 
     def _kind(self, name: str) -> SegmentKind | None:
         try:
@@ -146,15 +149,41 @@ class Prefetch:
 
     def _look_ahead(self, line: str, name: str) -> None:
         """Begin to fetch what replay will ask for next."""
-        for other in self._source.successors(name, self._segment_bytes, self._ahead):
+        stored = self._stored.get(line, [])
+        at = bisect_right(stored, name)
+        following = stored[at : at + self._ahead]
+        if len(following) < self._ahead:
+            following += sorted(other for other in self._chunked if self._source.classify(other).line == line)
+        for other in following:
             if line == self._plan.lines[-1] and self._plan.last_segment and other > self._plan.last_segment:
                 break
-            if other not in self._tasks and (self._has(line, other) or self._is_tail(other)):
+            if other > name and other not in self._tasks:
                 self._task(line, other)
         for old in [other for other in self._tasks if other < name and self._tasks[other].done()]:
             task = self._tasks.pop(old)
             if not task.cancelled() and task.exception() is None:
                 task.result().unlink(missing_ok=True)
+
+    async def in_order(self, names: Sequence[str]) -> AsyncGenerator[tuple[str, Path], None]:
+        """Go through segments of the plan: name and a verified copy, removed when the next one is asked for.
+
+        What comes next is fetched ahead, within the same bounds. Raises what makes the restore impossible.
+        """
+        for at, name in enumerate(names):
+            for other in names[at : at + 1 + self._ahead]:
+                self._task(self._source.classify(other).line, other)
+            try:
+                ready = await asyncio.shield(self._tasks[name])
+            except NotFound as error:
+                raise IntegrityError(
+                    "a segment of the log is missing, what lies behind it cannot be replayed",
+                    object=f"log/{self._source.classify(name).line}/{name}",
+                    fix="restore to a time before it, or bring the object back",
+                    reason="LogGap",
+                ) from error
+            yield name, ready
+            await asyncio.to_thread(ready.unlink, missing_ok=True)
+            self._tasks.pop(name, None)
 
     async def _bring(self, line: str, name: str) -> Path:
         destination = self._folder / name
@@ -186,7 +215,7 @@ class Prefetch:
                 log.warning("fetching %s again: %s", name, error)
                 await asyncio.sleep(1.0)
             except NotFound:
-                if self._has(line, name):
+                if name in self._whole:
                     raise IntegrityError(
                         "a segment of the log went while it was restored", object=f"log/{line}/{name}", reason="LogGap"
                     ) from None

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from datetime import timedelta
 
 from opentelemetry import trace
@@ -42,6 +43,8 @@ log = logging.getLogger("yoban.agent.restorer")
 tracer = trace.get_tracer("yoban.agent")
 CATALOGUE_DEADLINE = 300.0
 CARE_DEADLINE = 120.0
+FEED_DEADLINE = 600.0
+"""For one segment."""
 LOOK_EVERY = 0.5
 STOP_DEADLINE = 120.0
 HOLD_FOR = timedelta(hours=1)
@@ -191,6 +194,8 @@ class Restorer:
                 progress=Progress(what="replaying the log"),
                 restore=RestoreState(backup=manifest.id, line=chosen.recovery.line, state="replaying"),
             )
+            if recovery.feeds and self._prefetch is not None:
+                await self._feed(self._prefetch, recovery, chosen, context)
             await instance.supervision.start(server.command(context), {"role": Role.RECOVERY.value})
             await self._reach(recovery, chosen, context)
             async with asyncio.timeout(CARE_DEADLINE):
@@ -206,6 +211,20 @@ class Restorer:
             if self._prefetch is not None:
                 await self._prefetch.close()
                 self._prefetch = None
+
+    async def _feed(self, prefetch: Prefetch, recovery: Recovery, chosen: Plan, context: InstanceContext) -> None:
+        """Hand over the log to a recovery whose server does not ask for it."""
+        board = self._instance.board
+        segments = chosen.recovery.segments
+        with tracer.start_as_current_span("restore feed"):
+            async with aclosing(prefetch.in_order(segments)) as fetched:
+                number = 0
+                async for name, path in fetched:
+                    async with asyncio.timeout(FEED_DEADLINE):
+                        await recovery.feed(context, chosen.recovery, name, path)
+                    number += 1
+                    board.set(progress=Progress(what="fetching the log", done=number, total=len(segments)))
+        board.set(progress=Progress(what="replaying the log"))
 
     async def _reach(self, recovery: Recovery, chosen: Plan, context: InstanceContext) -> None:
         """Wait until the target is reached. Raises what made it impossible."""

@@ -2,7 +2,7 @@
 
 Guarantees: only flushed bytes are stored, each once (as append-only chunks), none when nothing was written; a mark is written
 only after everything before it is stored: earlier segments, the tail, and the term's record. While the server idles M
-moves on. Only the reigning primary does this.
+moves on. Only the reigning primary does this; the others read how far it is. The engine is told, so that it may recycle.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ from yoban.agent.instance import Instance
 from yoban.agent.shipper import Shipper
 from yoban.errors import IntegrityError, Retryable, YobanError
 from yoban.model.control import ArchiveState, Problem
-from yoban.plugins import LogTail, Promotion
+from yoban.plugins import LogTail, Position, Promotion
 from yoban.repository import Mark, Repository, TermRecord
 
 log = logging.getLogger("yoban.agent.tailer")
 meter = metrics.get_meter("yoban.agent")
 
 IDLE_MARK_EVERY = 10.0
+FOLLOW_EVERY = 30.0
 LONGEST_CHUNK = 8 << 20
 COMPACT_ABOVE = 64
 """Chunks of one segment; then they are joined into one."""
@@ -63,6 +64,7 @@ class Tailer:
         self._chunked: list[tuple[str, str]] = []
         self._mark: Mark | None = None
         self._marked_at = 0.0
+        self._followed_at = float("-inf")
         self._busy = asyncio.Lock()
         self._failing_since: datetime | None = None
         self._failures = 0
@@ -119,6 +121,7 @@ class Tailer:
                     self._failures = 0
                 except (YobanError, OSError, TimeoutError) as error:
                     self._failed(error)
+            await self._follow()
             await self._tell()
             archive = self._instance.document.archive if self._instance.configurations.current is not None else None
             rpo = archive.rpo_seconds if archive is not None else 5.0
@@ -251,6 +254,33 @@ class Tailer:
         )
         await repository.marks.write(mark)
         self._mark, self._marked_at = mark, now
+        await self._told_stored(Position(mark.position))
+
+    async def _follow(self) -> None:
+        """On an instance that does not reign: tell the engine now and then how far the primary has stored the log."""
+        source, now = self._shipper.source, time.monotonic()
+        there = self._shipper.configured() and source is not None and self._instance.supervision.serving
+        if self._term or not there or now - self._followed_at < FOLLOW_EVERY:
+            return
+        self._followed_at = now
+        try:
+            async with asyncio.timeout(30):
+                mark = await (await self._shipper.repository()).marks.newest()
+        except (YobanError, TimeoutError) as error:
+            log.debug("the newest mark cannot be read: %s", error)
+            return
+        if mark is not None:
+            await self._told_stored(Position(mark.position))
+
+    async def _told_stored(self, position: Position) -> None:
+        source = self._shipper.source
+        assert source is not None
+        try:
+            async with asyncio.timeout(10):
+                await source.stored(self._instance.context, position)
+        except (YobanError, OSError, TimeoutError) as error:
+            # It is told again; until then the server keeps more than it needs.
+            log.warning("the engine could not be told that the log is stored up to %.200s: %s", position, error)
 
     async def _describe(self, repository: Repository) -> None:
         """Keep the repository's note of what this Database is, for a rebuild without its cluster."""

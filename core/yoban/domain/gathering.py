@@ -10,9 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
-from yoban.domain.history import History, Mark, StoredBackup, StoredLine, Term, runs
+from yoban.domain.history import History, Mark, StoredBackup, Term
 from yoban.errors import InvalidInput
 from yoban.plugins import BackupFacts, LogSource, Position, SegmentKind
+from yoban.plugins.lines import StoredLine, runs
 
 
 class _Summary(Protocol):
@@ -88,6 +89,8 @@ class _Catalogue(Protocol):
     @property
     def mark(self) -> _Mark | None: ...
     @property
+    def marks(self) -> Sequence[_Mark]: ...
+    @property
     def lines(self) -> Mapping[str, Sequence[str]]: ...
     @property
     def tails(self) -> Sequence[_Chunk]: ...
@@ -101,6 +104,10 @@ def history(catalogue: _Catalogue, log: LogSource | None) -> History:
         log: the engine's log facet; without it lines are left out. Only its pure methods are used.
     """
     marks = [catalogue.mark] if catalogue.mark is not None else []
+    if log is not None and log.lines_overlap:
+        # What was proven of a line while it was written tells from where the next one must go on.
+        newest = catalogue.mark.term if catalogue.mark is not None else 0
+        marks = [*(mark for mark in catalogue.marks if mark.term != newest), *marks]
     size = max(
         [
             *(summary.segment_bytes for summary in catalogue.backups),
@@ -138,7 +145,9 @@ def _lines(catalogue: _Catalogue, log: LogSource, size: int) -> dict[str, Stored
     for line in names:
         whole = [name for name in catalogue.lines.get(line, ()) if _is_whole(name, log)]
         tails = _tails([chunk for chunk in catalogue.tails if chunk.line == line])
-        found[line] = StoredLine(line, runs(whole, lambda name, count: log.successors(name, size, count)), tails)
+        stretches = runs(whole, lambda name: log.successor(name, size))
+        everything = sorted({*whole, *tails}) if tails else whole
+        found[line] = StoredLine(line, stretches, tails, tuple(everything))
     return found
 
 

@@ -5,11 +5,12 @@ Plain facts, gathered by whoever listed the repository. Nothing here judges them
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from yoban.plugins import BackupFacts, Position
+from yoban.plugins.lines import StoredLine
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +19,7 @@ class StoredBackup:
 
     Attributes:
         facts: what targets are matched with.
-        first_segment, last_segment: whole segments without which it is not consistent; "" for an engine without a log.
+        first_segment, last_segment: whole segments without which it is not consistent; "" when it is so by itself.
     """
 
     facts: BackupFacts
@@ -64,38 +65,6 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True)
-class StoredLine:
-    """What is stored of one line.
-
-    Attributes:
-        line: its name.
-        runs: first and last name of each stretch of whole segments without a gap, in log order.
-        tails: bytes from the start of a segment that its chunks hold without a gap, by segment name.
-    """
-
-    line: str
-    runs: tuple[tuple[str, str], ...] = ()
-    tails: Mapping[str, int] = field(default_factory=dict)
-
-    def whole(self, segment: str) -> bool:
-        """Tell whether the whole segment is stored."""
-        return self.run(segment) is not None
-
-    def run(self, segment: str) -> tuple[str, str] | None:
-        """Return the stretch that holds `segment`; names of a line's segments sort in log order."""
-        return next((run for run in self.runs if run[0] <= segment <= run[1]), None)
-
-    def holds(self, segment: str, flushed: int = 1) -> bool:
-        """Tell whether at least `flushed` bytes of `segment` are stored, whole or as chunks."""
-        return self.whole(segment) or self.tails.get(segment, 0) >= flushed
-
-    @property
-    def newest(self) -> str:
-        """Name of the newest segment of which anything is stored, "" when nothing is."""
-        return max([last for _, last in self.runs] + [name for name, size in self.tails.items() if size], default="")
-
-
-@dataclass(frozen=True, slots=True)
 class History:
     """Everything stored of one incarnation. `segment_bytes` is 0 when segments have no fixed size."""
 
@@ -112,27 +81,3 @@ class History:
     def mark(self, line: str) -> Mark | None:
         """Return the newest proof on `line`."""
         return max((mark for mark in self.marks if mark.line == line), key=lambda mark: mark.term, default=None)
-
-
-def runs(names: Iterable[str], successors: Callable[[str, int], Sequence[str]]) -> tuple[tuple[str, str], ...]:
-    """Return the stretches without a gap among whole segments of one line.
-
-    Args:
-        names: names in log order; the same name twice counts once.
-        successors: names of the segments that follow one (`LogSource.successors` with the segment size bound).
-    """
-    found: list[tuple[str, str]] = []
-    expected: list[str] = []
-    for name in names:
-        if found and name == found[-1][1]:
-            continue
-        if expected and expected[-1] == name:
-            expected.pop()
-            found[-1] = (found[-1][0], name)
-        else:
-            found.append((name, name))
-            expected.clear()
-        if not expected:
-            # Asked for in blocks: a long log is walked once, not once a segment.
-            expected = list(reversed(successors(name, 256)))
-    return tuple(found)

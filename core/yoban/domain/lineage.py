@@ -8,14 +8,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from yoban.domain.history import History, StoredBackup, StoredLine
+from yoban.domain.history import History, StoredBackup
 from yoban.errors import InvalidInput
 from yoban.plugins import Fork, LogSource, Order, Position, Positions
+from yoban.plugins.lines import Hole, Proof, StoredLine, Stretch, first_missing, follow
 
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """The first segment that is missing: on `line`, after `after` ("" when the beginning is missing)."""
+    """The first segment that is missing: on `line`, after `after` ("" when the beginning is missing).
+
+    `missing` is its name, or what its name begins with and `*` where that is all that is known.
+    """
 
     line: str
     missing: str
@@ -34,6 +38,7 @@ class Extent:
         at: latest moment up to which every acknowledged commit is stored.
         segment: last segment of `line` of which anything is stored, "" when nothing is.
         tail_bytes: bytes of `segment` held as chunks; 0 when it is stored whole.
+        stretches: where lines overlap, what leads from the backup to the proven end, in replay order.
     """
 
     line: str
@@ -41,6 +46,7 @@ class Extent:
     at: datetime
     segment: str = ""
     tail_bytes: int = 0
+    stretches: tuple[Stretch, ...] = ()
 
 
 def chain(history: History, line: str = "") -> tuple[tuple[str, ...], tuple[Fork, ...]]:
@@ -82,7 +88,10 @@ def on_chain(backup: StoredBackup, lines: tuple[str, ...], forks: tuple[Fork, ..
 
 
 def complete(history: History, backup: StoredBackup, log: LogSource | None) -> Gap | None:
-    """Return the segment that a backup needs to be consistent and that is missing, None when it has everything."""
+    """Return the segment that a backup needs to be consistent and that is missing, None when it has everything.
+
+    One that names no segments is consistent by itself.
+    """
     if log is None or not backup.first_segment:
         return None
     stored = history.stored(backup.facts.line)
@@ -102,22 +111,24 @@ def extent(
     """Follow the stored log from a backup of the chain to the chain's end, or to the first segment that is missing."""
     facts = backup.facts
     end = Extent(facts.line, facts.end, facts.end_time, backup.last_segment)
-    if log is None or not backup.first_segment:
+    if log is None:
         return end
     if gap := complete(history, backup, log):
         return gap
-    current = backup.first_segment
+    if log.lines_overlap:
+        return _overlapping(history, backup, lines, forks, log, positions)
+    current = backup.first_segment or log.segment_of(facts.line, facts.end, (), history.segment_bytes)
     for fork in forks[lines.index(facts.line) :]:
         child = history.stored(fork.line)
-        shared = log.segment_of(fork.parent, fork.position, history.segment_bytes)
+        shared = log.segment_of(fork.parent, fork.position, (), history.segment_bytes)
         if gap := _missing(history, fork.parent, current, log, before=shared):
             return gap
-        first = log.segment_of(fork.line, fork.position, history.segment_bytes)
+        first = log.segment_of(fork.line, fork.position, (), history.segment_bytes)
         if child.holds(first):
             current = first
         elif history.stored(fork.parent).holds(shared):
             # The last shared segment lies with the parent; the child's own begins after it.
-            current = log.successors(first, history.segment_bytes, 1)[0]
+            current = log.successor(first, history.segment_bytes)
         else:
             return Gap(fork.line, first)
         started = next((term.started for term in history.terms if term.line == fork.line and term.started), None)
@@ -142,6 +153,60 @@ def extent(
     return Extent(end.line, end.position, end.at, last, _chunked(history, end.line, last))
 
 
+def fed(
+    history: History,
+    backup: StoredBackup,
+    lines: tuple[str, ...],
+    forks: tuple[Fork, ...],
+    end: Extent,
+    log: LogSource,
+) -> tuple[str, ...]:
+    """Return the names of what is replayed from a backup to the end that `extent` found, in replay order."""
+    if log.lines_overlap:
+        return tuple(
+            name for part in end.stretches for name in history.stored(part.line).between(part.first, part.last)
+        )
+    facts, size = backup.facts, history.segment_bytes
+    current = backup.first_segment or log.segment_of(facts.line, facts.end, (), size)
+    names: list[str] = []
+    for fork in forks[lines.index(facts.line) :]:
+        shared = log.segment_of(fork.parent, fork.position, (), size)
+        first = log.segment_of(fork.line, fork.position, (), size)
+        own = history.stored(fork.parent).between(current, shared)
+        if history.stored(fork.line).holds(first):
+            names += [name for name in own if name != shared]
+            current = first
+        else:
+            names += own
+            current = log.successor(first, size)
+    return (*names, *history.stored(end.line).between(current, end.segment))
+
+
+def _overlapping(
+    history: History,
+    backup: StoredBackup,
+    lines: tuple[str, ...],
+    forks: tuple[Fork, ...],
+    log: LogSource,
+    positions: Positions,
+) -> Extent | Gap:
+    facts = backup.facts
+
+    def proof(line: str) -> Proof | None:
+        mark = history.mark(line)
+        return None if mark is None else Proof(mark.position, mark.segment, mark.flushed)
+
+    behind = forks[lines.index(facts.line) :]
+    way = follow(facts.line, facts.end, behind, history.stored, proof, log, positions, history.segment_bytes)
+    if isinstance(way, Hole):
+        return Gap(way.line, way.missing, way.after)
+    mark = history.mark(way.line)
+    at = max(mark.at, facts.end_time) if mark is not None else facts.end_time
+    last = way.stretches[-1] if way.stretches else None
+    segment = last.last if last is not None and last.line == way.line else ""
+    return Extent(way.line, way.position, at, segment, _chunked(history, way.line, segment), way.stretches)
+
+
 def _reach(stored: StoredLine, start: str, log: LogSource, size: int) -> str:
     """Return the last segment that hangs together with `start`, "" when nothing of that is stored.
 
@@ -150,8 +215,7 @@ def _reach(stored: StoredLine, start: str, log: LogSource, size: int) -> str:
     run = stored.run(start)
     if run is None:
         return start if stored.holds(start) else ""
-    follower = log.successors(run[1], size, 1)[0]
-    return follower if stored.holds(follower) else run[1]
+    return stored.named(log.successor(run[1], size)) or run[1]
 
 
 def _chunked(history: History, line: str, segment: str) -> int:
@@ -163,17 +227,8 @@ def _missing(
     history: History, line: str, current: str, log: LogSource, *, before: str = "", through: str = ""
 ) -> Gap | None:
     """Return the first missing whole segment from `current` to the one before `before` (or through `through`)."""
-    if current >= before and not through:
-        return None
-    run = history.stored(line).run(current)
-    if run is None:
-        return Gap(line, current)
-    if through and run[1] >= through:
-        return None
-    follower = log.successors(run[1], history.segment_bytes, 1)[0]
-    if not through and (run[1] >= before or follower >= before):
-        return None
-    return Gap(line, follower, run[1])
+    hole = first_missing(history.stored(line), current, log, history.segment_bytes, before=before, through=through)
+    return None if hole is None else Gap(hole.line, hole.missing, hole.after)
 
 
 def _backup_lines(history: History) -> list[str]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from yoban.domain.history import History, StoredBackup
-from yoban.domain.lineage import Extent, Gap, chain, complete, extent, on_chain
+from yoban.domain.lineage import Extent, Gap, chain, complete, extent, fed, on_chain
 from yoban.errors import IntegrityError, InvalidInput, NotFound, Terminal, Unsupported
 from yoban.plugins import (
     Capability,
@@ -61,6 +61,7 @@ class Plan:
         lines: lines whose segments may be fetched, oldest first; the newest line that has a segment counts.
         last_segment: last segment of `recovery.line` of which anything is stored; "" without a log.
         tail_bytes: bytes of `last_segment` to join from chunks, then padded (`LogSource.pads_to`); 0: stored whole.
+        partial: further segments of which only chunks are stored: the last of a line that another one took over.
     """
 
     backup: StoredBackup
@@ -69,6 +70,7 @@ class Plan:
     lines: tuple[str, ...] = ()
     last_segment: str = ""
     tail_bytes: int = 0
+    partial: tuple[str, ...] = ()
 
 
 def recoverable(history: History, engine: Engine, line: str = "") -> Recoverable:
@@ -147,7 +149,7 @@ def plan(history: History, target: RecoveryTarget, engine: Engine) -> Plan:
     if engine.log_source is None:
         return _without_log(history, found, chosen, parsed, window)
     if parsed.type is TargetType.IMMEDIATE:
-        return _immediate(chosen or found.backups[-1], parsed, window)
+        return _immediate(history, chosen or found.backups[-1], parsed, window, engine)
     if found.gap is not None:
         raise _gap(found.gap, window, found)
     parsed = _check(parsed, window, engine)
@@ -155,15 +157,24 @@ def plan(history: History, target: RecoveryTarget, engine: Engine) -> Plan:
     if chosen is not None:
         _usable(chosen, found, parsed, window, engine)
     assert found.extent is not None
+    end = found.extent
+    at = found.lines.index(backup.facts.line)
+    if engine.log_source.lines_overlap:
+        own = extent(history, backup, found.lines, found.forks, engine.log_source, engine.positions)
+        assert isinstance(own, Extent), "the backup was found to reach the end"
+        end = own
+    segments = fed(history, backup, found.lines, found.forks, end, engine.log_source) if _feeds(engine) else ()
     recovery = RecoveryPlan(
         target=parsed,
         line=window.line,
         end=window.position,
         backup_facts=backup.facts.facts,
         backup_end=backup.facts.end,
+        forks=found.forks[at:],
+        segments=segments,
     )
-    lines = found.lines[found.lines.index(backup.facts.line) :]
-    return Plan(backup, recovery, window, lines, found.extent.segment, found.extent.tail_bytes)
+    partial = tuple(part.last for part in end.stretches if not history.stored(part.line).whole(part.last))
+    return Plan(backup, recovery, window, found.lines[at:], end.segment, end.tail_bytes, partial)
 
 
 def describe(window: Window) -> str:
@@ -273,12 +284,22 @@ def _without_log(
     return Plan(backup, recovery, window)
 
 
-def _immediate(backup: StoredBackup, target: RecoveryTarget, window: Window) -> Plan:
+def _immediate(history: History, backup: StoredBackup, target: RecoveryTarget, window: Window, engine: Engine) -> Plan:
     facts = backup.facts
+    own = history.stored(facts.line).between(backup.first_segment, backup.last_segment)
     recovery = RecoveryPlan(
-        target=target, line=facts.line, end=facts.end, backup_facts=facts.facts, backup_end=facts.end
+        target=target,
+        line=facts.line,
+        end=facts.end,
+        backup_facts=facts.facts,
+        backup_end=facts.end,
+        segments=own if _feeds(engine) and backup.first_segment else (),
     )
     return Plan(backup, recovery, window, (facts.line,), backup.last_segment)
+
+
+def _feeds(engine: Engine) -> bool:
+    return engine.recovery is not None and engine.recovery.feeds
 
 
 def _check(target: RecoveryTarget, window: Window, engine: Engine) -> RecoveryTarget:
@@ -337,10 +358,16 @@ def _usable(backup: StoredBackup, found: Recoverable, target: RecoveryTarget, wi
 
 
 def _reach(target: RecoveryTarget, backup: StoredBackup, found: Recoverable, engine: Engine) -> Reach:
-    if target.type is TargetType.LATEST or engine.targets is None:
+    if engine.targets is None:
+        return Reach.YES
+    # What is left out must not be in the backup already: that only the engine can tell.
+    if target.type is TargetType.LATEST and not target.skip:
         return Reach.YES
     if target.type is TargetType.TIME:
-        return Reach.YES if backup.facts.end_time <= datetime.fromisoformat(target.value) else Reach.NO
+        if backup.facts.end_time > datetime.fromisoformat(target.value):
+            return Reach.NO
+        if not target.skip:
+            return Reach.YES
     return engine.targets.reach(target, backup.facts, found.forks)
 
 

@@ -100,7 +100,8 @@ class BackupEnd:
         line: line of that place.
         time: UTC time of it, never earlier than the last commit that the copy contains.
         items: label files and the like, known only at the end; core stores them before the manifest.
-        first_segment, last_segment: log segments between which everything is needed; "" for an engine without a log.
+        first_segment, last_segment: log segments between which everything is needed to make the copy consistent; "" when
+            it is consistent by itself. With a log, that then goes on from `position`.
         frozen_seconds: how long writes were held back.
         facts: what the engine wants to find again when targets are matched (see `BackupFacts`); no secrets.
     """

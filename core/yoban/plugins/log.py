@@ -73,7 +73,15 @@ class LogTail:
 
 
 class LogSource(ABC):
-    """The log of one instance."""
+    """The log of one instance.
+
+    Attributes:
+        lines_overlap: how a line takes over from its parent. False: its first segment is the parent's last one up to the
+            fork under a name of its own, so that each place lies in one segment of the chain. True: its segments are what
+            its own server wrote; they may begin long before the fork, and hold again what the parent's hold.
+    """
+
+    lines_overlap: bool = False
 
     @abstractmethod
     def classify(self, name: str) -> SegmentName:
@@ -89,7 +97,10 @@ class LogSource(ABC):
 
     @abstractmethod
     async def pending(self, ctx: InstanceContext) -> Sequence[Segment]:
-        """Complete files that the server wants stored, in log order (histories first). Empty when there is none."""
+        """Complete files that the server wants stored, in log order (histories first). Empty when there is none.
+
+        Also asked for after a clean stop, before another instance takes over: what the server ended then is complete.
+        """
 
     @abstractmethod
     async def inspect(self, ctx: InstanceContext, segment: Segment) -> None:
@@ -113,19 +124,29 @@ class LogSource(ABC):
         """Size to which a joined tail must be zero-padded before replay; 0 when it is replayed as it is. Pure."""
 
     @abstractmethod
-    def successors(self, name: str, segment_bytes: int, count: int) -> Sequence[str]:
-        """Names of the `count` full segments that follow `name` on its line. Pure; for prefetch and gap checks."""
+    def successor(self, name: str, segment_bytes: int) -> str:
+        """Return what the name of the full segment after `name` on its line begins with. Pure, and cheap.
 
-    @abstractmethod
-    def between(self, first: str, last: str, segment_bytes: int) -> Sequence[str]:
-        """Names of full segments from `first` to `last`, both included, on the line of `last`. Pure.
+        Where names follow from each other that is the whole name; else what is known of it beforehand, which sorts before
+        the name itself and is common to no other. `name` may be such a beginning, too. By this and the names that are
+        stored core proves that nothing is missing between two segments, and names what is.
 
-        At most 1,000,000 names. Raises InvalidInput when `first` lies after `last`.
+        Raises:
+            InvalidInput: not a full segment's name.
         """
 
     @abstractmethod
-    def segment_of(self, line: str, position: Position, segment_bytes: int) -> str:
-        """Name of the segment on `line` that holds the byte *before* `position`. Pure."""
+    def segment_of(self, line: str, position: Position, names: Sequence[str], segment_bytes: int) -> str:
+        """Name of the segment on `line` that holds what lies just before `position`, or that begins there. Pure.
+
+        Args:
+            line: of the log.
+            position: a place on it.
+            names: full segments of the line of which anything is stored, in log order. An engine whose names follow from
+                positions need not look at them, and always returns a name; others return one of these, or "" when all
+                of them begin later.
+            segment_bytes: size of a full segment.
+        """
 
     async def end_segment(self, ctx: InstanceContext, segment: str) -> None:
         """On a primary: when `segment` is the one being written, end it, so that it becomes complete and pending.
@@ -135,6 +156,17 @@ class LogSource(ABC):
 
         Raises:
             Unavailable: the server does not answer.
+        """
+        return None
+
+    async def stored(self, ctx: InstanceContext, position: Position) -> None:
+        """Take note that everything up to `position` is stored: what lies wholly before it may be recycled.
+
+        Told on every instance now and then, replicas too, the same or an earlier place again as well. Must be quick. The
+        default does nothing: right where the server takes the answer to its archive command, or `settled`, for that.
+
+        Raises:
+            Unavailable: the server does not answer; it is told again.
         """
         return None
 

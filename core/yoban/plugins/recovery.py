@@ -9,8 +9,9 @@ from datetime import datetime
 from enum import Enum
 from pathlib import Path
 
+from yoban.errors import Unsupported
 from yoban.plugins.context import InstanceContext
-from yoban.plugins.positions import Position
+from yoban.plugins.positions import Fork, Position
 from yoban.plugins.targets import RecoveryTarget
 
 
@@ -25,6 +26,9 @@ class RecoveryPlan:
         backup_facts: `BackupEnd.facts` of the base backup.
         backup_end: place from which on the base backup is consistent.
         has_log: False when only the base backup itself is to be restored.
+        forks: those between the base backup's line and `line`, oldest first; what lies past one on its parent does not
+            belong to the history.
+        segments: for a recovery that `feeds`: names of what leads from the base backup to `end`, in replay order.
     """
 
     target: RecoveryTarget
@@ -33,6 +37,8 @@ class RecoveryPlan:
     backup_end: Position
     backup_facts: Mapping[str, str] = field(default_factory=dict)
     has_log: bool = True
+    forks: tuple[Fork, ...] = ()
+    segments: tuple[str, ...] = ()
 
 
 class RecoveryState(Enum):
@@ -66,7 +72,14 @@ class RecoveryReached:
 
 
 class Recovery(ABC):
-    """Restores into an empty instance."""
+    """Restores into an empty instance.
+
+    Attributes:
+        feeds: who brings the log. False: the server asks for each segment while it replays. True: core hands over the
+            plan's segments by `feed` before it starts the server.
+    """
+
+    feeds: bool = False
 
     @abstractmethod
     def place(self, ctx: InstanceContext, path: str) -> Path:
@@ -84,6 +97,21 @@ class Recovery(ABC):
     async def prepare(self, ctx: InstanceContext, plan: RecoveryPlan) -> None:
         """Write what makes the next start a recovery by `plan`. The server fetches segments by `InstanceContext.ask`,
         or by whatever means the engine has. May be called again before the start."""
+
+    async def feed(self, ctx: InstanceContext, plan: RecoveryPlan, name: str, path: Path) -> None:
+        """Take one segment of `plan.segments`: called in their order, after `prepare` and before the server is started.
+
+        Args:
+            ctx: the instance.
+            plan: of the recovery.
+            name: of the segment.
+            path: a verified copy, on the file system of the log, that may be moved or changed; removed afterwards. The last
+                segment of a line may be cut at any byte.
+
+        Raises:
+            IntegrityError: it is damaged, or does not go on from what was fed before.
+        """
+        raise Unsupported("this engine's server asks for its log", object=f"segment {name}")
 
     @abstractmethod
     async def progress(self, ctx: InstanceContext, plan: RecoveryPlan) -> RecoveryProgress:

@@ -7,6 +7,7 @@ terms) are read once in the life of a `CatalogReader`. Objects that cannot be re
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -37,6 +38,7 @@ class Catalog:
         identity: owner; None when there is none.
         terms: reigns, oldest first.
         mark: of the newest term that has one.
+        marks: of all terms that have one, oldest first.
         backups: completed base backups, by end time, oldest first.
         lines: names of what is stored of the log, by line, sorted.
         tails: chunks of segments that are not complete.
@@ -53,6 +55,7 @@ class Catalog:
     identity: Identity | None = None
     terms: tuple[TermRecord, ...] = ()
     mark: Mark | None = None
+    marks: tuple[Mark, ...] = ()
     backups: tuple[BackupSummary, ...] = ()
     lines: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     tails: tuple[TailChunk, ...] = ()
@@ -75,6 +78,7 @@ class CatalogReader:
         self._terms = Terms(access, layout)
         self._summaries: dict[str, tuple[str, BackupSummary]] = {}
         self._records: dict[int, TermRecord] = {}
+        self._marks: dict[int, tuple[str, Mark]] = {}
 
     async def read(self) -> Catalog:
         """Read the catalogue.
@@ -117,6 +121,7 @@ class CatalogReader:
         tails: list[TailChunk] = []
         folders: dict[str, dict[str, ObjectInfo]] = {}
         terms: list[TermRecord] = []
+        older: list[tuple[int, ObjectInfo]] = []
         restores: list[Hold] = []
         expired: dict[str, datetime] = {}
         identity: Identity | None = None
@@ -130,6 +135,9 @@ class CatalogReader:
                 case ("terms", text) if (term := parse_number(text)) is not None:
                     record = await self._noting(damaged, info.key, lambda term=term: self._term(term))  # type: ignore[misc]
                     terms.extend([record] if record is not None else [])
+                case ("marks", text) if (term := parse_number(text)) is not None and mark is not None:
+                    if term != mark.term:
+                        older.append((term, info))
                 case ("log", line, name):
                     lines.setdefault(decode(line), []).append(decode(name))
                 case ("tail", *_) as parts if (chunk := parse_tail(parts)) is not None:
@@ -141,6 +149,7 @@ class CatalogReader:
                     restores.extend([hold] if hold is not None else [])
                 case ("expired", folder):
                     expired[decode(folder)] = info.modified
+        marks = await self._read_marks(older, damaged)
         backups, incomplete, running = await self._read_backups(folders, damaged)
         return Catalog(
             root=self._layout.root,
@@ -148,6 +157,7 @@ class CatalogReader:
             identity=identity,
             terms=tuple(sorted(terms, key=lambda record: record.term)),
             mark=mark,
+            marks=tuple(sorted([*marks, *([mark] if mark is not None else [])], key=lambda item: item.term)),
             backups=tuple(sorted(backups, key=lambda summary: (summary.end_time, summary.id))),
             lines={line: tuple(sorted(names)) for line, names in lines.items()},
             tails=tuple(
@@ -193,6 +203,21 @@ class CatalogReader:
                 return None
             self._records[term] = record
         return self._records[term]
+
+    async def _read_marks(self, found: list[tuple[int, ObjectInfo]], damaged: dict[str, str]) -> list[Mark]:
+        """The marks of older terms: nobody writes them any more, so each is read again only when it changed."""
+        marks: list[Mark] = []
+        for term, info in found:
+            version = f"{info.etag}/{info.size}/{info.modified.isoformat()}"
+            known = self._marks.get(term)
+            if known is None or known[0] != version:
+                read = functools.partial(Marks(self._access, self._layout).read, term)
+                mark = await self._noting(damaged, info.key, read)
+                if mark is None:
+                    continue
+                known = self._marks[term] = (version, mark)
+            marks.append(known[1])
+        return marks
 
     async def _summary(self, backup: str, manifest: ObjectInfo) -> BackupSummary:
         version = f"{manifest.etag}/{manifest.size}/{manifest.modified.isoformat()}"

@@ -14,13 +14,14 @@ from datetime import datetime, timedelta
 
 from yoban.errors import InvalidInput
 from yoban.model.instance import Struct
-from yoban.plugins import LogSource, SegmentKind
+from yoban.plugins import LogSource, Position, SegmentKind
 from yoban.repository.access import Access
 from yoban.repository.backups import Backups
 from yoban.repository.catalog import Catalog
 from yoban.repository.codec import FORMAT, seal_struct
 from yoban.repository.holds import Hold, read_hold
 from yoban.repository.layout import Layout
+from yoban.repository.manifest import BackupSummary
 from yoban.repository.segments import LogStore
 from yoban.repository.survey import BackupUse, Survey
 
@@ -158,9 +159,10 @@ def _log(
     now: datetime,
     running: frozenset[str],
 ) -> dict[str, tuple[str, ...]]:
-    if not staying or any(not use.summary.first_segment for use in staying):
+    if not staying:
         return {}
     oldest = min((use.summary for use in staying), key=lambda summary: (summary.begin_time, summary.id))
+    first = _first(catalog, oldest, log)
     unknown = running - catalog.running.keys()
     if unknown or any(_before(hold, oldest.begin_time, now) for hold in catalog.running.values()):
         return {}
@@ -169,7 +171,7 @@ def _log(
     going: dict[str, tuple[str, ...]] = {}
     for line, names in catalog.lines.items():
         if line == oldest.line:
-            gone = [name for name in names if _full_before(log, name, oldest.first_segment)]
+            gone = [name for name in names if _full_before(log, name, first)]
         elif line not in needed and first_term.get(line, 1 << 62) < first_term.get(oldest.line, 0):
             gone = [name for name in names if _kind(log, name) is not SegmentKind.HISTORY]
         else:
@@ -177,6 +179,16 @@ def _log(
         if gone:
             going[line] = tuple(gone)
     return going
+
+
+def _first(catalog: Catalog, backup: BackupSummary, log: LogSource) -> str:
+    """The first segment that a backup needs; nothing of its line goes when that is not stored ("" sorts before all)."""
+    if backup.first_segment:
+        return backup.first_segment
+    chunked = {chunk.segment for chunk in catalog.tails if chunk.line == backup.line}
+    whole = {name for name in catalog.lines.get(backup.line, ()) if _kind(log, name) is SegmentKind.FULL}
+    size = max([backup.segment_bytes, catalog.mark.segment_bytes if catalog.mark else 0])
+    return log.segment_of(backup.line, Position(backup.end_position), sorted(whole | chunked), size)
 
 
 def _before(hold: Hold, begin: datetime, now: datetime) -> bool:

@@ -165,11 +165,6 @@ class LogStore:
         ]
         return sorted((segment for segment in found if segment.name > after), key=lambda segment: segment.name)
 
-    async def missing(self, line: str, names: list[str]) -> list[str]:
-        """Return those of `names` that are not stored, by one listing."""
-        have = {segment.name for segment in await self.stored(line)}
-        return [name for name in names if name not in have]
-
     async def fetch(
         self, line: str, name: str, destination: Path, *, durable: bool = True, pool: Executor | None = None
     ) -> int:

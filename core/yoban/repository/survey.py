@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from yoban.errors import InvalidInput
 from yoban.plugins import Fork, LogSource, Order, Position, Positions, SegmentKind, Window
+from yoban.plugins.lines import Hole, Proof, StoredLine, absent, follow, runs
 from yoban.repository.catalog import Catalog
 from yoban.repository.manifest import BackupSummary
 from yoban.repository.marks import Mark
@@ -21,7 +22,10 @@ from yoban.repository.terms import forks_of
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Segments of a line that are not stored: first, last, and how many from the one to the other."""
+    """Segments of a line that are not stored: first, last, and how many from the one to the other.
+
+    They are told by name, or by what the name begins with and `*` where that is all that is known.
+    """
 
     line: str
     first: str
@@ -79,16 +83,16 @@ def survey(catalog: Catalog, log: LogSource | None, positions: Positions) -> Sur
         line = uses[-1].summary.line if uses else ""
         forks = forks_of(catalog.terms, line)
         problem = "" if log is None else "no log has been stored yet, so only base backups can be restored"
-        return Survey(_points(uses, forks), uses, (), forks, problem)
+        return Survey(_points(uses, forks, log), uses, (), forks, problem)
     forks = forks_of(catalog.terms, mark.line)
-    chain = _Chain(catalog, log, positions, mark, forks)
+    chain = (_Overlapping if log.lines_overlap else _Chain)(catalog, log, positions, mark, forks)
     uses = tuple(chain.use(summary) for summary in catalog.backups)
     usable = [use.summary for use in uses if use.usable]
     gaps = chain.gaps()
     if not usable:
         restorable = any(use.restorable for use in uses)
         problem = gaps_in_words(gaps) if restorable or gaps else "there is no base backup that can be restored"
-        return Survey(_points(uses, forks), uses, gaps, forks, problem)
+        return Survey(_points(uses, forks, log), uses, gaps, forks, problem)
     newest = max(usable, key=lambda summary: summary.end_time)
     position, end = Position(mark.position), mark.time
     if newest.line == mark.line and _less(positions, mark, newest, forks):
@@ -112,13 +116,13 @@ def gaps_in_words(gaps: Sequence[Gap]) -> str:
     return f"the log has a gap: {span} of line {first.line} is not stored{more}"
 
 
-def _points(uses: Sequence[BackupUse], forks: tuple[Fork, ...]) -> Window | None:
+def _points(uses: Sequence[BackupUse], forks: tuple[Fork, ...], log: LogSource | None) -> Window | None:
     """The window when only the ends of base backups can be reached."""
     restorable = [use.summary for use in uses if use.restorable]
     if not restorable:
         return None
     newest = max(restorable, key=lambda summary: summary.end_time)
-    start = newest.end_time if newest.first_segment else min(summary.end_time for summary in restorable)
+    start = newest.end_time if log is not None else min(summary.end_time for summary in restorable)
     return Window(start, newest.end_time, None, Position(newest.end_position), newest.line, forks)
 
 
@@ -128,15 +132,14 @@ def _alone(summary: BackupSummary, log: LogSource | None, catalog: Catalog) -> B
     if missing:
         gap = Gap(summary.line, missing[0], missing[-1], len(missing))
         return BackupUse(summary, False, False, gaps_in_words([gap]))
-    return BackupUse(summary, True, log is None or not summary.first_segment)
+    return BackupUse(summary, True, log is None)
 
 
-def _own_missing(summary: BackupSummary, log: LogSource | None, catalog: Catalog) -> list[str]:
+def _own_missing(summary: BackupSummary, log: LogSource | None, catalog: Catalog) -> Sequence[str]:
     if log is None or not summary.first_segment:
-        return []
-    names = log.between(summary.first_segment, summary.last_segment, summary.segment_bytes)
-    have = set(catalog.lines.get(summary.line, ()))
-    return [name for name in names if name not in have]
+        return ()
+    names = catalog.lines.get(summary.line, ())
+    return absent(names, summary.first_segment, summary.last_segment, log, summary.segment_bytes)
 
 
 class _Chain:
@@ -159,10 +162,10 @@ class _Chain:
         reached = False
         histories = self._histories()
         for index, line in enumerate(self._lines):
-            firsts = [b.first_segment for b in self._catalog.backups if b.line == line and b.first_segment]
+            firsts = [self._first(backup) for backup in self._catalog.backups if backup.line == line]
             start = min(firsts) if firsts else ""
             if reached and index:
-                start = self._log.segment_of(line, self._forks[index - 1].position, self._mark.segment_bytes)
+                start = self._log.segment_of(line, self._forks[index - 1].position, (), self._mark.segment_bytes)
             if not start:
                 missing[line] = []
                 continue
@@ -171,6 +174,12 @@ class _Chain:
                 missing[line].insert(0, f"the history of line {line}")
             reached = True
         return missing
+
+    def _first(self, summary: BackupSummary) -> str:
+        """The segment from which on the log goes on after a backup, or is needed to make it consistent."""
+        return summary.first_segment or self._log.segment_of(
+            summary.line, Position(summary.end_position), (), self._mark.segment_bytes
+        )
 
     def _histories(self) -> set[str]:
         """Lines whose history file is stored; empty for an engine that has no such files."""
@@ -188,25 +197,24 @@ class _Chain:
     def _absent(self, line: str, start: str) -> list[str]:
         size = self._mark.segment_bytes
         fork = self._left.get(line)
-        end = self._log.segment_of(line, fork.position, size) if fork else self._mark.segment
+        end = (self._log.segment_of(line, fork.position, (), size) if fork else self._mark.segment) or start
         try:
-            names = self._log.between(start, end, size) if end else [start]
+            names = absent(self._catalog.lines.get(line, ()), start, end, self._log, size)
         except InvalidInput:  # the first backup is newer than the mark
             return []
-        have = set(self._catalog.lines.get(line, ()))
-        return [name for name in names if name not in have and not self._covered(line, name, names[0])]
+        return [name for name in names if not self._covered(line, name, start)]
 
     def _covered(self, line: str, name: str, first: str) -> bool:
         """Tell whether a segment that is not stored whole on its line is not needed whole there."""
         size = self._mark.segment_bytes
         fork = self._left.get(line)
-        if fork is not None and name == self._log.segment_of(line, fork.position, size):
+        if fork is not None and name == self._log.segment_of(line, fork.position, (), size):
             child = fork.line  # the segment in which the chain leaves the line goes on under the next one's name
-            twin = self._log.segment_of(child, fork.position, size)
+            twin = self._log.segment_of(child, fork.position, (), size)
             return twin in self._catalog.lines.get(child, ()) or bool(self._reach(child, twin))
         before = next((known for known in self._forks if known.line == line), None)
         if before is not None and name == first:
-            twin = self._log.segment_of(before.parent, before.position, size)
+            twin = self._log.segment_of(before.parent, before.position, (), size)
             if twin in self._catalog.lines.get(before.parent, ()) and name != self._mark.segment:
                 return True
         if line == self._mark.line and name == self._mark.segment:
@@ -232,17 +240,14 @@ class _Chain:
 
     def _follows(self, a: str, b: str) -> bool:
         try:
-            return list(self._log.successors(a, self._mark.segment_bytes, 1)) == [b]
+            return self._log.successor(a, self._mark.segment_bytes) == b
         except InvalidInput:
             return False
 
     def use(self, summary: BackupSummary) -> BackupUse:
         """Judge one backup."""
-        alone = _alone(summary, self._log, self._catalog)
-        if not alone.restorable:
-            return alone
-        if not summary.first_segment:
-            return BackupUse(summary, True, False, "it names no log segments, so nothing can be replayed after it")
+        if own := _own_missing(summary, self._log, self._catalog):
+            return BackupUse(summary, False, False, gaps_in_words([Gap(summary.line, own[0], own[-1], len(own))]))
         if summary.line not in self._lines:
             return BackupUse(summary, True, False, f"its line {summary.line} does not lead to line {self._mark.line}")
         fork = self._left.get(summary.line)
@@ -250,11 +255,58 @@ class _Chain:
             order = self._positions.compare(Position(summary.end_position), fork.position, self._forks)
             if order not in (Order.LESS, Order.EQUAL):
                 return BackupUse(summary, True, False, f"it ended after line {fork.line} left its line")
-        at = self._lines.index(summary.line)
-        own = self._missing[summary.line]
-        cut = own[bisect_left(own, summary.first_segment) :]
-        later = [name for line in self._lines[at + 1 :] for name in self._missing[line]]
-        if cut or later:
-            name = (cut or later)[0]
+        name = self._missing_after(summary)
+        if name:
             return BackupUse(summary, True, False, f"the log after it has a gap: {name} is not stored")
         return BackupUse(summary, True, True)
+
+    def _missing_after(self, summary: BackupSummary) -> str:
+        """The first segment that is missing between a backup and the mark, "" when none is."""
+        at = self._lines.index(summary.line)
+        own = self._missing[summary.line]
+        cut = own[bisect_left(own, self._first(summary)) :]
+        later = [name for line in self._lines[at + 1 :] for name in self._missing[line]]
+        return next(iter((*cut, *later)), "")
+
+
+class _Overlapping(_Chain):
+    """The same for lines whose segments are their own servers': each backup has a way of its own through them."""
+
+    def _find(self) -> dict[str, list[str]]:
+        self._known: dict[str, StoredLine] = {}
+        missing: dict[str, list[str]] = {line: [] for line in self._lines}
+        for summary in self._catalog.backups:
+            if summary.line in missing and (hole := self._follow(summary)) is not None:
+                missing[hole.line] = sorted({*missing[hole.line], hole.missing})
+        return missing
+
+    def _follow(self, summary: BackupSummary) -> Hole | None:
+        behind = self._forks[self._lines.index(summary.line) :]
+        end, size = Position(summary.end_position), self._mark.segment_bytes
+        way = follow(summary.line, end, behind, self._stored, self._proof, self._log, self._positions, size)
+        return way if isinstance(way, Hole) else None
+
+    def _missing_after(self, summary: BackupSummary) -> str:
+        hole = self._follow(summary)
+        return "" if hole is None else hole.missing
+
+    def _proof(self, line: str) -> Proof | None:
+        marks = [*self._catalog.marks, self._mark]
+        mark = max((mark for mark in marks if mark.line == line), key=lambda mark: mark.term, default=None)
+        return None if mark is None else Proof(Position(mark.position), mark.segment, mark.flushed)
+
+    def _stored(self, line: str) -> StoredLine:
+        if line not in self._known:
+            size = self._mark.segment_bytes
+            whole = [name for name in self._catalog.lines.get(line, ()) if self._full(name)]
+            segments = {chunk.segment for chunk in self._catalog.tails if chunk.line == line}
+            tails = {segment: reach for segment in segments if (reach := self._reach(line, segment))}
+            stretches = runs(whole, lambda name: self._log.successor(name, size))
+            self._known[line] = StoredLine(line, stretches, tails, tuple(sorted({*whole, *tails})))
+        return self._known[line]
+
+    def _full(self, name: str) -> bool:
+        try:
+            return self._log.classify(name).kind is SegmentKind.FULL
+        except InvalidInput:
+            return False

@@ -294,11 +294,21 @@ class EngineContract(EngineFactsContract):
         if engine.targets is not None:
             target = engine.targets.parse(target)
         plan = RecoveryPlan(
-            target, backup.end.line, end or backup.end.position, backup.end.position, backup.end.facts, has_log=has_log
+            target,
+            backup.end.line,
+            end or backup.end.position,
+            backup.end.position,
+            backup.end.facts,
+            has_log=has_log,
+            segments=archive.segments(backup.end, whole=target.type is not TargetType.IMMEDIATE)
+            if recovery.feeds
+            else (),
         )
         await place(engine, ctx, backup)
         await engine.server.configure(ctx, Role.RECOVERY, None, running=False)
         await recovery.prepare(ctx, plan)
+        for name in plan.segments:
+            await recovery.feed(ctx, plan, name, archive.hand_over(ctx, name))
         await runner.start(ctx, engine.server.command(ctx))
 
         async def reached() -> bool:
@@ -344,14 +354,27 @@ class EngineContract(EngineFactsContract):
         assert 0 <= tail.flushed <= tail.path.stat().st_size
         size = await source.segment_bytes(primary)
         assert source.classify(tail.segment).line == tail.line
-        assert source.segment_of(tail.line, tail.position, size) == tail.segment
-        following = source.successors(tail.segment, size, 3)
-        assert len(following) == 3
-        assert list(source.between(tail.segment, following[-1], size)) == [tail.segment, *following]
+        names = [tail.segment]
+        assert source.segment_of(tail.line, tail.position, names, size) == tail.segment
+        following = source.successor(tail.segment, size)
+        assert following > tail.segment, "names of a line sort in log order"
+        assert not tail.segment.startswith(following)
+        assert source.successor(following, size) > following, "the beginning of a name will do"
         await driver.write(primary, "two")
         later = await source.tail(primary)
         assert later is not None
         assert engine.positions.compare(tail.position, later.position) is Order.LESS
+        assert source.segment_of(tail.line, tail.position, [*names, f"{later.segment}"], size) == tail.segment
+        await source.end_segment(primary, later.segment)
+        await driver.write(primary, "three")
+        last = await source.tail(primary)
+        assert last is not None
+        if last.segment != later.segment:
+            assert last.segment.startswith(source.successor(later.segment, size)), "what comes next was told beforehand"
+            assert later.segment in [segment.name.name for segment in await source.pending(primary)]
+        await source.stored(primary, tail.position)
+        await source.stored(primary, tail.position)
+        await driver.write(primary, "four")
         assert await source.retained_bytes(primary) >= 0
 
     async def test_recovery_stops_exactly_at_the_target(

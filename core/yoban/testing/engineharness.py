@@ -190,6 +190,26 @@ class Archive:
         os.chown(request.path, owner.st_uid, owner.st_gid)
         return "ok"
 
+    def segments(self, end: BackupEnd, *, whole: bool) -> tuple[str, ...]:
+        """Names of what is replayed after a base backup: all of its line, or only what makes it consistent."""
+        source = self.engine.log_source
+        if source is None or not (whole or end.first_segment):
+            return ()
+        names = sorted(name for name in self.files if source.classify(name).line == end.line)
+        first = end.first_segment or source.segment_of(end.line, end.position, names, 0)
+        return tuple(name for name in names if first <= name and (whole or name <= end.last_segment))
+
+    def hand_over(self, ctx: InstanceContext, name: str) -> Path:
+        """Return a copy of a file for `Recovery.feed`, on the file system of the data."""
+        folder = ctx.data.parent / "fetched"
+        folder.mkdir(exist_ok=True)
+        path = folder / name
+        path.write_bytes(self.files[name])
+        owner = ctx.data.stat()
+        os.chown(folder, owner.st_uid, owner.st_gid)
+        os.chown(path, owner.st_uid, owner.st_gid)
+        return path
+
     def newest(self, line: str) -> str:
         """Name of the newest full segment of a line that is here."""
         source = self.engine.log_source

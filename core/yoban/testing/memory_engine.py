@@ -405,17 +405,11 @@ class MemoryLog(LogSource):
     def pads_to(self, segment_bytes: int) -> int:
         return segment_bytes
 
-    def successors(self, name: str, segment_bytes: int, count: int) -> Sequence[str]:
+    def successor(self, name: str, segment_bytes: int) -> str:
         line, number = (int(part) for part in name.split("-"))
-        return [f"{line:04d}-{number + step:08d}" for step in range(1, count + 1)]
+        return f"{line:04d}-{number + 1:08d}"
 
-    def between(self, first: str, last: str, segment_bytes: int) -> Sequence[str]:
-        begin, (line, end) = int(first.split("-")[1]), (int(part) for part in last.split("-"))
-        if begin > end:
-            raise InvalidInput(f"{first} lies after {last}")
-        return [f"{line:04d}-{number:08d}" for number in range(begin, end + 1)]
-
-    def segment_of(self, line: str, position: Position, segment_bytes: int) -> str:
+    def segment_of(self, line: str, position: Position, names: Sequence[str], segment_bytes: int) -> str:
         return name(int(line), max(int(position) - 1, 0) // segment_bytes)
 
     async def retained_bytes(self, ctx: InstanceContext) -> int:
@@ -510,12 +504,12 @@ class MemoryEngine(Engine):
 
     def __init__(self, world: World | None = None) -> None:
         self.world = world or World()
-        self.positions = MemoryPositions()
-        self.targets = MemoryTargets()
+        self.positions: Positions = MemoryPositions()
+        self.targets: MemoryTargets = MemoryTargets()
         self.server = MemoryServer(self.world)
         self.replication = MemoryReplication(self.world)
         self.base_backup = MemoryBackup(self.world)
-        self.log_source = MemoryLog(self.world)
+        self.log_source: LogSource = MemoryLog(self.world)
         self.recovery = MemoryRecovery(self.world)
 
     @property

@@ -90,14 +90,22 @@ class BinlogFile:
         self.closed = False
         self.end = self._head
 
-    def transactions(self) -> Iterator[Transaction]:
+    @property
+    def head(self) -> int:
+        """The byte behind the head, where the first transaction begins."""
+        return self._head
+
+    def transactions(self, start: int = 0) -> Iterator[Transaction]:
         """Go through the whole transactions in order; afterwards `closed` and `end` tell of the file's end.
+
+        Args:
+            start: where to begin: the end of a transaction seen before; 0 for the first one.
 
         Raises:
             IntegrityError: an event is damaged, or lies where none may be; a file cut within a transaction just ends.
             Unsupported: a transaction has no GTID.
         """
-        at = self.end = self._head
+        at = self.end = max(start, self._head)
         while (header := self._header(at)) is not None:
             if header.kind in (event.ROTATE, event.STOP):
                 event.check(self._read(at, header.size), checksums=self.format.checksums)

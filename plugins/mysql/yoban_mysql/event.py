@@ -66,10 +66,17 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """What a file's first event tells: the version of the server that wrote it, whether events carry a checksum."""
+    """What a file's first event tells.
+
+    Attributes:
+        version: version of the server that wrote it.
+        checksums: whether events carry a checksum.
+        in_use: the file is being written, or its server ended without closing it.
+    """
 
     version: str
     checksums: bool
+    in_use: bool = False
 
     @classmethod
     def parse(cls, event: bytes) -> Format:
@@ -85,7 +92,7 @@ class Format:
         (flags,) = struct.unpack_from("<H", event, _FLAGS_AT)
         check(event[:_FLAGS_AT] + struct.pack("<H", flags & ~IN_USE) + body, checksums=True)
         version = body[2:52].rstrip(b"\0").decode("ascii", "replace")
-        return cls(version, checksums=event[-CHECKSUM_BYTES - 1] == 1)
+        return cls(version, checksums=event[-CHECKSUM_BYTES - 1] == 1, in_use=bool(flags & IN_USE))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Entry point of the plugin: it is there to be listed, and supplies no engine yet."""
+"""Entry point of the distribution: declares the engine. Imports only the pure part; the driver loads when first used."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Iterable
 from yoban.plugins import Engine, hookimpl
 
 YOBAN_PLUGIN_API = (1, 0)
-YOBAN_PLUGIN_STATUS = "not yet implemented"
 
 
 @hookimpl
 def yoban_engines() -> Iterable[Engine]:
-    """Supply nothing: a Database with `engine: mysql` is told that it is not yet implemented."""
-    return []
+    """Return the MySQL engine."""
+    from yoban_mysql.engine import MySqlEngine
+
+    return [MySqlEngine()]

@@ -21,7 +21,6 @@ from yoban_postgres.positions import make, split
 from yoban_postgres.segments import HEADER_BYTES, check_header, classify, read_header
 from yoban_postgres.session import Kept
 
-LONGEST = 1_000_000
 _READY = ".ready"
 _ORDER = {SegmentKind.HISTORY: 0, SegmentKind.FULL: 1, SegmentKind.PARTIAL: 1, SegmentKind.MARKER: 2}
 
@@ -110,23 +109,11 @@ class PostgresLog(LogSource):
         """See `LogSource.pads_to`: a short file is fatal to the server, one filled with zeros is not."""
         return segment_bytes
 
-    def successors(self, name: str, segment_bytes: int, count: int) -> Sequence[str]:
-        """See `LogSource.successors`."""
-        number = _number(name, segment_bytes)
-        return [segment_name(name[:8], number + step, segment_bytes) for step in range(1, count + 1)]
+    def successor(self, name: str, segment_bytes: int) -> str:
+        """See `LogSource.successor`: names follow from each other."""
+        return segment_name(name[:8], _number(name, segment_bytes) + 1, segment_bytes)
 
-    def between(self, first: str, last: str, segment_bytes: int) -> Sequence[str]:
-        """See `LogSource.between`."""
-        begin, end = _number(first, segment_bytes), _number(last, segment_bytes)
-        if begin > end or first[:8] > last[:8]:
-            raise InvalidInput(f"{first} lies after {last}", object="segments of the log")
-        if end - begin >= LONGEST:
-            raise InvalidInput(
-                f"more than {LONGEST} segments lie between {first} and {last}", object="segments of the log"
-            )
-        return [segment_name(last[:8], number, segment_bytes) for number in range(begin, end + 1)]
-
-    def segment_of(self, line: str, position: Position, segment_bytes: int) -> str:
+    def segment_of(self, line: str, position: Position, names: Sequence[str], segment_bytes: int) -> str:
         """See `LogSource.segment_of`."""
         return segment_before(line, split(position)[1], segment_bytes)
 

@@ -17,7 +17,7 @@ from yoban.testing.context import make_context
 from yoban.testing.engine import Archive, Driver, EngineContract, Runner
 from yoban_postgres.engine import PostgresEngine
 
-from tests.integration.postgres.world import ServerUserProcesses, as_server, free_port, give, make_certificates, scratch
+from tests.integration.servers import ServerUserProcesses, as_server, free_port, give, make_certificates, scratch
 
 VERSIONS = sorted(path.parent.parent.name for path in Path("/usr/lib/postgresql").glob("*/bin/postgres"))
 

@@ -13,7 +13,8 @@ import pytest
 import pytest_asyncio
 from yoban.plugins import TlsFiles
 
-from tests.integration.postgres.world import Instance, Templates, World, make_certificates, open_world, scratch
+from tests.integration.postgres.world import Instance, Templates, World, open_world
+from tests.integration.servers import make_certificates, scratch
 
 VERSIONS = sorted(path.parent.parent.name for path in Path("/usr/lib/postgresql").glob("*/bin/postgres"))
 

@@ -23,7 +23,8 @@ from yoban.plugins import (
 )
 from yoban_postgres.recovery import last_words
 
-from tests.integration.postgres.world import Copy, Instance, World, give, restore, settle, take
+from tests.integration.postgres.world import Copy, Instance, World, restore, settle, take
+from tests.integration.servers import give
 
 pytestmark = pytest.mark.server
 
@@ -454,7 +455,7 @@ async def test_failures_8_10_a_short_segment_is_refused_and_64_mib_segments_work
     await finish(target, plan)
     assert await journal(target) == [1, 2]
     await target.stop(StopMode.IMMEDIATE)
-    last = world.archive / one.engine.log_source.segment_of("00000001", end, 64 * 1024 * 1024)  # type: ignore[arg-type]
+    last = world.archive / one.engine.log_source.segment_of("00000001", end, (), 64 * 1024 * 1024)  # type: ignore[arg-type]
     os.truncate(last, 5 * 1024 * 1024)
     cut = world.target(config={"walSegmentSize": 64})
     progress = await restore(copy, cut, plan)

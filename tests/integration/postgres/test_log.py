@@ -12,7 +12,8 @@ from yoban.errors import IntegrityError
 from yoban.plugins import RecoveryState, Segment, SegmentKind, StopMode
 
 from tests.integration.postgres.test_backup import Load, finish, plan_for
-from tests.integration.postgres.world import World, give, restore, take
+from tests.integration.postgres.world import World, restore, take
+from tests.integration.servers import give
 
 pytestmark = pytest.mark.server
 MIB = 1024 * 1024

@@ -16,7 +16,8 @@ from yoban_postgres import members
 from yoban_postgres.session import connect_peer
 
 from tests.integration.postgres.test_backup import follow_when_ready, hand_over
-from tests.integration.postgres.world import ServerUserProcesses, World, give
+from tests.integration.postgres.world import World
+from tests.integration.servers import ServerUserProcesses, give
 
 pytestmark = pytest.mark.server
 

@@ -1,29 +1,24 @@
 """Real PostgreSQL servers for tests: instances of one Database on this machine, an archive that is a folder.
 
-The server refuses to run as root: then programs run as the user `postgres`, by setpriv. The archive's client is a shell
-script that copies; it can be told to fail. Servers end by signals and never by a loss of power, so theirs is a folder in
-memory where there is room, and none of them syncs.
+The archive's client is a shell script that copies; it can be told to fail. Servers end by signals and never by a loss of
+power, so theirs is a folder in memory where there is room, and none of them syncs.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import pwd
 import shutil
 import signal
-import socket
 import subprocess
-import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import asyncpg
-from yoban.errors import DeadlineExceeded, NotFound, Unavailable
+from yoban.errors import Unavailable
 from yoban.plugins import (
     Account,
     BackupEnd,
@@ -33,11 +28,9 @@ from yoban.plugins import (
     DirectoryItem,
     Durability,
     FileItem,
-    Finished,
     InstanceContext,
     LinkItem,
     Peer,
-    Processes,
     RecoveryPlan,
     RecoveryProgress,
     RecoveryState,
@@ -49,8 +42,7 @@ from yoban.plugins import (
 from yoban_postgres.engine import PostgresEngine
 from yoban_postgres.server import initdb_command
 
-MIB = 1024 * 1024
-ROOM = 4096 * MIB
+from tests.integration.servers import MIB, ServerUserProcesses, as_server, free_port, give, scratch
 
 _ASK = """#!/bin/sh
 # ask.sh ARCHIVE VERB SEGMENT PATH
@@ -69,102 +61,6 @@ restore)
 *) exit 255 ;;
 esac
 """
-
-
-def scratch() -> Path:
-    """A folder for servers: in memory where there is room, else on disk; with a short name, for sockets."""
-    memory = Path("/dev/shm")
-    place = memory if memory.is_mount() and shutil.disk_usage(memory).free > ROOM else Path("/tmp")
-    folder = Path(tempfile.mkdtemp(prefix="yo-", dir=place))
-    folder.chmod(0o755)
-    return folder
-
-
-def server_user() -> pwd.struct_passwd:
-    if os.geteuid() != 0:
-        return pwd.getpwuid(os.geteuid())
-    return pwd.getpwnam("postgres")
-
-
-def give(path: Path) -> None:
-    """Give a tree to the server's user."""
-    if os.geteuid() != 0:
-        return
-    user = server_user()
-    for folder, names, files in os.walk(path):
-        for name in [".", *names, *files]:
-            os.chown(os.path.join(folder, name), user.pw_uid, user.pw_gid, follow_symlinks=False)
-
-
-def as_server(argv: Sequence[str]) -> list[str]:
-    if os.geteuid() != 0:
-        return list(argv)
-    user = server_user()
-    return ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups", *argv]
-
-
-class ServerUserProcesses(Processes):
-    async def run(
-        self,
-        argv: Sequence[str],
-        *,
-        deadline: float,
-        env: Mapping[str, str] | None = None,
-        cwd: Path | None = None,
-        stdin: bytes | None = None,
-    ) -> Finished:
-        if not Path(argv[0]).exists():
-            raise NotFound("there is no such program", object=argv[0])
-        process = await asyncio.create_subprocess_exec(
-            *as_server(argv),
-            env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", **(env or {})},
-            cwd=cwd or "/tmp",
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        try:
-            async with asyncio.timeout(deadline):
-                out, err = await process.communicate(stdin or b"")
-        except TimeoutError as error:
-            raise DeadlineExceeded("too slow", object=argv[0]) from error
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-        return Finished(process.returncode or 0, out, err)
-
-
-def free_port() -> int:
-    with socket.socket() as opened:
-        opened.bind(("127.0.0.1", 0))
-        return int(opened.getsockname()[1])
-
-
-def make_certificates(folder: Path) -> TlsFiles:
-    """A CA, one certificate for all servers on localhost, one for the replication user."""
-    folder.mkdir(parents=True)
-
-    def openssl(*words: str) -> None:
-        subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True)
-
-    curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
-    openssl("req", "-x509", *curve, "-keyout", "ca.key", "-out", "ca.crt", "-days", "2", "-subj", "/CN=test ca",
-            "-addext", "keyUsage=critical,keyCertSign,cRLSign")  # fmt: skip
-    for name, subject in (("tls", "orders"), ("client", "yoban-replication")):
-        openssl("req", *curve, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={subject}")
-        (folder / "ext").write_text("subjectAltName=DNS:localhost\nauthorityKeyIdentifier=keyid\n")
-        openssl("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial",
-                "-days", "2", "-out", f"{name}.crt", "-extfile", "ext")  # fmt: skip
-        (folder / f"{name}.key").chmod(0o600)
-    give(folder)
-    return TlsFiles(
-        ca=folder / "ca.crt",
-        certificate=folder / "tls.crt",
-        key=folder / "tls.key",
-        client_certificate=folder / "client.crt",
-        client_key=folder / "client.key",
-    )
 
 
 @dataclass

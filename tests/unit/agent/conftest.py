@@ -11,6 +11,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from rig import Rig
+from yoban.testing.memory_engine import MemoryEngine
 from yoban.testing.memory_store import MemoryCloud, MemoryProvider
 
 
@@ -32,8 +33,8 @@ async def make_rig(tmp_path: Path, cloud: MemoryCloud) -> AsyncIterator[Callable
     rigs: list[Rig] = []
     provider = MemoryProvider(cloud)
 
-    def make(*, instances: int = 1, archive: bool = True) -> Rig:
-        rig = Rig(tmp_path / str(len(rigs)), provider, instances=instances, archive=archive)
+    def make(*, instances: int = 1, archive: bool = True, engine: type[MemoryEngine] = MemoryEngine) -> Rig:
+        rig = Rig(tmp_path / str(len(rigs)), provider, instances=instances, archive=archive, engine=engine)
         rigs.append(rig)
         return rig
 

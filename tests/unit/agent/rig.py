@@ -114,11 +114,19 @@ class InProcessSupervision(Supervision):
 
 
 class Rig:
-    """One Database of the memory engine."""
+    """One Database of a memory engine."""
 
-    def __init__(self, folder: Path, provider: Any, *, instances: int = 1, archive: bool = True) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        provider: Any,
+        *,
+        instances: int = 1,
+        archive: bool = True,
+        engine: type[MemoryEngine] = MemoryEngine,
+    ) -> None:
         self.folder = folder
-        self.engine = MemoryEngine()
+        self.engine = engine()
         self.runner = MemoryRunner(self.engine)
         self.driver = MemoryDriver(self.engine)
         self.api = FakeApiServer()
@@ -133,7 +141,7 @@ class Rig:
             database=DATABASE,
             uid="uid-1",
             incarnation=INCARNATION,
-            engine="memory",
+            engine=self.engine.name,
             version="1",
             founder=f"{DATABASE}-1",
             members=[

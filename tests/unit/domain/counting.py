@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import PurePosixPath
 from typing import Any
 
-from yoban.domain.history import History, Mark, StoredBackup, StoredLine, Term
+from yoban.domain.history import History, Mark, StoredBackup, Term
 from yoban.errors import InvalidInput, Unsupported
 from yoban.plugins import (
     AccountSpec,
@@ -37,6 +37,7 @@ from yoban.plugins import (
     TargetType,
     Window,
 )
+from yoban.plugins.lines import StoredLine
 
 SIZE = 100
 
@@ -90,14 +91,11 @@ class CountingLog(LogSource):
     def pads_to(self, segment_bytes: int) -> int:
         return segment_bytes
 
-    def successors(self, name: str, segment_bytes: int, count: int) -> Sequence[str]:
+    def successor(self, name: str, segment_bytes: int) -> str:
         line, _, number = name.partition("-")
-        return [f"{line}-{int(number) + step:04d}" for step in range(1, count + 1)]
+        return f"{line}-{int(number) + 1:04d}"
 
-    def between(self, first: str, last: str, segment_bytes: int) -> Sequence[str]:
-        return unused()
-
-    def segment_of(self, line: str, position: Position, segment_bytes: int) -> str:
+    def segment_of(self, line: str, position: Position, names: Sequence[str], segment_bytes: int) -> str:
         return segment(line, max(0, (int(position) - 1) // SIZE))
 
 

@@ -5,9 +5,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from yoban.domain.gathering import history
-from yoban.domain.history import runs
 from yoban.domain.recoverability import recoverable
 from yoban.plugins import SegmentKind, SegmentName
+from yoban.plugins.lines import runs
 from yoban.repository.manifest import BackupSummary
 from yoban.repository.marks import Mark
 from yoban.repository.tail import TailChunk
@@ -21,6 +21,7 @@ class Listing:
     backups: Any = ()
     terms: Any = ()
     mark: Any = None
+    marks: Any = ()
     lines: Any = field(default_factory=dict)
     tails: Any = ()
 
@@ -104,19 +105,17 @@ def test_an_engine_without_a_log_has_backups_only():
     assert history(Listing(), None).segment_bytes == 0
 
 
-def test_runs_of_a_long_log_are_found_in_blocks():
-    asked = []
-
-    def successors(name: str, count: int) -> list[str]:
-        asked.append(name)
-        return list(CountingLog().successors(name, 100, count))
-
+def test_runs_of_a_log():
     names = [segment("1", number) for number in range(1000)]
-    assert runs(names, successors) == ((names[0], names[-1]),)
-    assert len(asked) < 10
+
+    def successor(name: str) -> str:
+        return CountingLog().successor(name, 100)
+
+    assert runs(names, successor) == ((names[0], names[-1]),)
     del names[500]
-    assert runs([names[0], *names], successors) == ((names[0], names[499]), (names[500], names[-1]))
-    assert runs([], successors) == ()
+    assert runs([names[0], *names], successor) == ((names[0], names[499]), (names[500], names[-1]))
+    assert runs([], successor) == ()
+    assert runs(["1-0007"], successor) == (("1-0007", "1-0007"),)
 
 
 def test_times_stay_in_utc():

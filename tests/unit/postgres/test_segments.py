@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from yoban.errors import IntegrityError, InvalidInput
 from yoban.plugins import SegmentKind
+from yoban.plugins.lines import absent
 from yoban_postgres.log import PostgresLog
 from yoban_postgres.lsn import (
     format_lsn,
@@ -35,36 +36,29 @@ def test_lsn_round_trip(lsn: int) -> None:
 def test_names_and_numbers(size: int, number: int) -> None:
     name = segment_name("00000003", number, size)
     assert segment_number(name, size) == number
-    assert log.successors(name, size, 2) == [segment_name("00000003", number + step, size) for step in (1, 2)]
-    assert log.between(name, log.successors(name, size, 5)[-1], size)[0] == name
-    assert log.successors(name, size, 0) == []
+    assert log.successor(name, size) == segment_name("00000003", number + 1, size)
 
 
 def test_failure_10_segments_of_64_mib_carry_over_at_64() -> None:
-    assert log.successors("00000001000000000000003F", 64 * MIB, 1) == ["000000010000000100000000"]
-    assert log.successors("0000000100000000000000FE", 16 * MIB, 2) == [
-        "0000000100000000000000FF",
-        "000000010000000100000000",
-    ]
-    assert log.segment_of("00000002", make(2, 64 * MIB), 64 * MIB) == "000000020000000000000000"
-    assert log.segment_of("00000002", make(2, 64 * MIB + 1), 64 * MIB) == "000000020000000000000001"
+    assert log.successor("00000001000000000000003F", 64 * MIB) == "000000010000000100000000"
+    assert log.successor("0000000100000000000000FE", 16 * MIB) == "0000000100000000000000FF"
+    assert log.successor("0000000100000000000000FF", 16 * MIB) == "000000010000000100000000"
+    assert log.segment_of("00000002", make(2, 64 * MIB), (), 64 * MIB) == "000000020000000000000000"
+    assert log.segment_of("00000002", make(2, 64 * MIB + 1), (), 64 * MIB) == "000000020000000000000001"
     assert log.pads_to(64 * MIB) == 64 * MIB
 
 
-def test_between_goes_on_the_line_of_the_last() -> None:
-    assert log.between("0000000100000000000000FF", "000000020000000100000001", 16 * MIB) == [
-        "0000000200000000000000FF",
-        "000000020000000100000000",
-        "000000020000000100000001",
-    ]
-    for first, last in (
+def test_what_is_absent_is_named() -> None:
+    first, last = "0000000100000000000000FE", "000000010000000100000001"
+    assert absent([first, last], first, last, log, 16 * MIB) == ("0000000100000000000000FF", "000000010000000100000000")
+    for one, other in (
         ("000000010000000000000002", "000000010000000000000001"),
-        ("000000020000000000000001", "000000010000000000000002"),
+        ("000000010000000000000002", "000000020000000000000002"),
         ("x", "000000010000000000000002"),
         ("000000010000000000000000", "000000010000FFFF00000000"),
     ):
         with pytest.raises(InvalidInput):
-            log.between(first, last, 16 * MIB)
+            absent([], one, other, log, 16 * MIB)
 
 
 def test_classify() -> None:

@@ -63,18 +63,11 @@ class NumberLog(LogSource):
     def pads_to(self, segment_bytes: int) -> int:
         return segment_bytes
 
-    def successors(self, name: str, segment_bytes: int, count: int) -> Sequence[str]:
+    def successor(self, name: str, segment_bytes: int) -> str:
         line, number = self._parts(name)
-        return [segment(line, number + step) for step in range(1, count + 1)]
+        return segment(line, number + 1)
 
-    def between(self, first: str, last: str, segment_bytes: int) -> Sequence[str]:
-        line, end = self._parts(last)
-        start = self._parts(first)[1]
-        if start > end:
-            raise InvalidInput("the wrong way round")
-        return [segment(line, number) for number in range(start, end + 1)]
-
-    def segment_of(self, line: str, position: Position, segment_bytes: int) -> str:
+    def segment_of(self, line: str, position: Position, names: Sequence[str], segment_bytes: int) -> str:
         return segment(line, max(0, int(position) - 1) // SEGMENT)
 
     async def segment_bytes(self, ctx: Any) -> int:

@@ -5,6 +5,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -174,6 +175,12 @@ def test_an_engine_without_a_log_loses_no_log() -> None:
     view = survey(found, None, POSITIONS)
     assert plan_retention(found, view, RetentionPolicy(keep_count=1), NOW).log == {}
     assert plan_retention(found, view, RetentionPolicy(keep_count=1), NOW, log=LOG).log == {}
+
+
+def test_failure_19_log_behind_a_backup_that_names_no_segments_stays() -> None:
+    backups = tuple(msgspec.structs.replace(one, first_segment="", last_segment="") for one in daily("a", "b"))
+    result = plan(full("a", "b", backups=backups), RetentionPolicy(keep_count=2))
+    assert result.log == {"1": (segment("1", 0), segment("1", 1))}  # a ended within segment 2
 
 
 @given(

@@ -6,6 +6,7 @@ from typing import Any
 
 from yoban.plugins import Fork, Position
 from yoban.repository import Catalog, Gap, Mark, Survey, TailChunk, TermRecord, gaps_in_words, survey
+from yoban.testing.memory_sets import SetsEngine
 
 from tests.unit.repository.parts import EPOCH, ROOT, SEGMENT, NumberLog, NumberPositions, at, segment, summary
 
@@ -156,9 +157,14 @@ def test_an_engine_without_a_log_has_its_backups() -> None:
     assert (view.window.start, view.window.end, view.problem) == (at(10), at(30), "")
 
 
-def test_a_backup_that_names_no_segments_cannot_be_replayed() -> None:
-    backups = (summary("b1", end_minute=10, first=0, last=0, first_segment="", last_segment=""),)
-    assert judged(look(backups=backups)) == {"b1": (True, False)}
+def test_a_backup_that_names_no_segments_goes_on_from_its_end() -> None:
+    backups = (summary("b1", end_minute=10, first=2, last=2, first_segment="", last_segment=""),)
+    view = look(backups=backups, lines={"1": names("1", 2, 8)})
+    assert judged(view) == {"b1": (True, True)}
+    assert view.window is not None
+    assert (view.window.start, view.window.end) == (at(10), at(60))
+    for without in (2, 5):
+        assert judged(look(backups=backups, lines={"1": names("1", 2, 8, without=(without,))})) == {"b1": (True, False)}
 
 
 def test_a_backup_newer_than_the_mark_moves_the_window_s_end() -> None:
@@ -267,3 +273,48 @@ def test_a_fork_at_the_edge_of_a_segment() -> None:
 def test_a_mark_without_a_segment_needs_none() -> None:
     view = look(mark=mark(segment="", flushed=0), lines={"1": names("1", 0, 8)}, tails=())
     assert view.gaps == ()
+
+
+# Lines that overlap: the second server's files begin after record 22, the fork is at 50.
+
+SETS = SetsEngine()
+OLD = tuple(f"0001.{number:04d}.{10 * number:08d}" for number in range(5))
+NEW = tuple(f"0002.{number:04d}.{22 + 10 * number:08d}" for number in range(5))
+
+
+def overlapping(**changes: Any) -> Survey:
+    first = mark(segment=OLD[4], position="1:1-48", minute=20)
+    last = mark("2", segment=NEW[4], position="1:1-50,2:51-66", term=2, minute=60)
+    fork = TermRecord(term=2, instance="b", line="2", parent="1", position="1:1-50", time=at(21))
+    own = {"first_segment": "", "last_segment": "", "begin_position": "1:1-15", "segment_bytes": 0}
+    values: dict[str, Any] = {
+        "terms": (FIRST, fork),
+        "mark": last,
+        "marks": (first, last),
+        "backups": (
+            summary("b1", end_minute=10, first=0, last=0, end_position="1:1-15", **own),
+            summary("b2", end_minute=30, first=0, last=0, line="2", end_position="1:1-50,2:51-60", **own),
+        ),
+        "lines": {"1": OLD[:4], "2": NEW[:4]},
+        "tails": (TailChunk("1", 1, OLD[4], 0, 50), TailChunk("2", 2, NEW[4], 0, 50)),
+    }
+    return survey(catalog(**(values | changes)), SETS.log_source, SETS.positions)
+
+
+def test_lines_that_overlap() -> None:
+    view = overlapping()
+    assert judged(view) == {"b1": (True, True), "b2": (True, True)}
+    assert view.window is not None
+    assert (view.window.start, view.window.end, view.window.line) == (at(10), at(60), "2")
+    assert view.gaps == ()
+
+
+def test_a_gap_where_lines_overlap_is_named_by_what_is_known() -> None:
+    view = overlapping(lines={"1": (OLD[0], OLD[1], OLD[3]), "2": NEW[:4]})
+    assert judged(view) == {"b1": (True, False), "b2": (True, True)}
+    assert view.gaps == (Gap("1", "0001.0002.*", "0001.0002.*", 1),)
+    assert view.window is not None and view.window.start == at(30)
+    # What the new line holds itself is not needed of the old one.
+    assert judged(overlapping(lines={"1": OLD[:4], "2": NEW[1:4]}))["b1"] == (True, True)
+    assert judged(overlapping(lines={"1": OLD[:4], "2": NEW[3:4]}))["b1"] == (True, False)
+    assert overlapping(marks=(), lines={"1": OLD[:4], "2": (*NEW[:4], "odd name")}).gaps

@@ -1,0 +1,304 @@
+"""Facet: a base backup, by the server's own CLONE into a folder beside the data.
+
+Guarantees: the copy is consistent by itself, and its set of GTIDs is read from the copy, started once for that: it is exact.
+No write is held back. A table that CLONE does not carry makes the backup fail by name, before anything is copied; so does too
+little room. What was made is removed at the end, whatever happens. The copy has no identity (server uuid) of its donor's.
+
+Does not lock: CLONE copies InnoDB's pages and the redo log written meanwhile (MySQL reference manual, "The Clone Plugin").
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from yoban.errors import NotReady, Terminal, Unavailable
+from yoban.plugins import (
+    BackupBegin,
+    BackupEnd,
+    BackupItem,
+    BackupRequest,
+    BackupSession,
+    BaseBackup,
+    DirectoryItem,
+    FileItem,
+    InstanceContext,
+)
+
+from yoban_mysql.configuration import plugins
+from yoban_mysql.files import empty_folder, make_folder
+from yoban_mysql.gtid import GtidSet
+from yoban_mysql.names import COPY
+from yoban_mysql.positions import position_of
+from yoban_mysql.server import plain, words
+from yoban_mysql.session import Kept, Session, connect
+
+CLONE_DEADLINE = 86400.0
+START_DEADLINE = 3600.0
+"""For the one start of the copy, in which it recovers."""
+ROOM = 64 << 20
+"""Bytes that must be free beyond the copy's size."""
+MOST_NAMED = 20
+
+_LEFT_OUT = frozenset({"auto.cnf", "#innodb_temp", "#clone", "ib_buffer_pool", "mysql_upgrade_history"})
+"""What is of one server only, or made anew. The list of pages to warm up with is of the donor's moment."""
+
+_OTHERS = (
+    "SELECT table_schema AS `schema`, table_name AS name, engine FROM information_schema.tables"
+    " WHERE table_type = 'BASE TABLE' AND engine <> 'InnoDB'"
+    " AND table_schema NOT IN ('mysql', 'sys', 'performance_schema', 'information_schema', 'ndbinfo')"
+    " ORDER BY table_schema, table_name"
+)
+_BEGIN = (
+    "SELECT @@GLOBAL.gtid_executed AS executed, @@GLOBAL.server_uuid AS uuid, VERSION() AS version,"
+    " UTC_TIMESTAMP(6) AS now, @@GLOBAL.datadir AS folder"
+)
+_LINE = "SELECT line FROM yoban.line WHERE id = 1"
+_CLONES = "SELECT id FROM information_schema.processlist WHERE info LIKE 'CLONE LOCAL DATA DIRECTORY%'"
+
+
+def copy_folder(ctx: InstanceContext) -> Path:
+    """Return the folder that a backup's copy is made in."""
+    return ctx.data.with_name(f"{ctx.data.name}.{COPY}")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What the copy said when it was started: its set of GTIDs, and its line."""
+
+    executed: GtidSet
+    line: str
+
+
+class MySqlSession(BackupSession):
+    """The copy, ready to be read."""
+
+    def __init__(self, folder: Path, begin: BackupBegin, end: BackupEnd, files: Sequence[BackupItem]) -> None:
+        self._folder = folder
+        self.begin = begin
+        self._end = end
+        self._files = files
+        self.total_bytes = sum(item.size for item in files if isinstance(item, FileItem))
+
+    async def items(self) -> AsyncIterator[BackupItem]:
+        """See `BackupSession.items`."""
+        for item in self._files:
+            yield item
+
+    async def finish(self) -> BackupEnd:
+        """See `BackupSession.finish`: everything was known when the copy was made."""
+        return self._end
+
+
+class MySqlBackup(BaseBackup):
+    """Base backups of a primary or a replica."""
+
+    def __init__(self, kept: Kept) -> None:
+        self._kept = kept
+
+    @asynccontextmanager
+    async def backup(self, ctx: InstanceContext, request: BackupRequest) -> AsyncIterator[BackupSession]:
+        """See `BaseBackup.backup`.
+
+        Raises:
+            Terminal: tables that are not InnoDB's (reason `TablesNotCarried`), or no room (`NoSpace`).
+            Unavailable: the server does not answer, or CLONE failed.
+        """
+        folder = copy_folder(ctx)
+        await asyncio.to_thread(_remove, folder)
+        try:
+            begin = await self._look(ctx)
+            started = await self._clone(ctx, folder)
+            found = await self._read(ctx, folder)
+            files = await asyncio.to_thread(_list, folder)
+            position = position_of(found.executed)
+            if position is None:
+                raise NotReady("nothing was committed yet", object=ctx.name)
+            facts = {
+                "server_uuid": started["uuid"],
+                "version": begin.version,
+                "gtid_executed": position,
+                "binlog_file": str(started["file"]),
+                "binlog_position": str(started["position"]),
+            }
+            # Read when the copy was complete: it holds nothing later.
+            end = BackupEnd(position, found.line, started["ended"], facts=facts)
+            yield MySqlSession(folder, begin, end, files)
+        finally:
+            await asyncio.shield(asyncio.to_thread(_remove, folder))
+
+    async def abandon(self, ctx: InstanceContext) -> None:
+        """See `BaseBackup.abandon`: a CLONE that nobody waits for is ended, and what it made is removed."""
+        with contextlib.suppress(Unavailable):  # without a server nothing runs
+            async with self._kept.use(ctx) as session:
+                await _kill(session)
+        await asyncio.to_thread(_remove, copy_folder(ctx))
+
+    async def _look(self, ctx: InstanceContext) -> BackupBegin:
+        """See whether a copy can be made, and where the log is."""
+        async with self._kept.use(ctx) as session:
+            others = await session.rows(_OTHERS, deadline=60.0)
+            row = await session.row(_BEGIN)
+            assert row is not None
+            line = str(await session.value(_LINE) or "")
+        if others:
+            names = [f"{one['schema']}.{one['name']} ({one['engine']})" for one in others]
+            more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+            raise Terminal(
+                "tables would be missing in a backup: CLONE copies InnoDB's only",
+                object=", ".join(names[:MOST_NAMED]) + more,
+                fix="ALTER TABLE … ENGINE=InnoDB, or drop them",
+                reason="TablesNotCarried",
+            )
+        needed = await asyncio.to_thread(_size, ctx.data)
+        free = await asyncio.to_thread(lambda: shutil.disk_usage(ctx.data.parent).free)
+        if free < needed + ROOM:
+            raise Terminal(
+                "there is no room for the copy that a backup is made of",
+                object=f"volume of {ctx.name}",
+                cause=f"about {needed} bytes are needed, {free} are free",
+                fix="enlarge the volume",
+                reason="NoSpace",
+            )
+        position = position_of(GtidSet.parse(row["executed"]))
+        if position is None:
+            raise NotReady("nothing was committed yet", object=ctx.name)
+        return BackupBegin(
+            position=position,
+            line=line,
+            time=_utc(row["now"]),
+            system_id="",
+            version=str(row["version"]).partition("-")[0],
+        )
+
+    async def _clone(self, ctx: InstanceContext, folder: Path) -> Mapping[str, Any]:
+        """Copy on a connection of its own, which is given up with the CLONE when this is cancelled."""
+        session = await connect(ctx)
+        try:
+            await session.execute("CLONE LOCAL DATA DIRECTORY = %s", str(folder), deadline=CLONE_DEADLINE)
+            row = await session.row(_BEGIN)
+            place = await session.row("SHOW BINARY LOG STATUS")
+        except BaseException:
+            # Dropping the connection alone would let it run to its end.
+            session.drop()
+            await asyncio.shield(self._end_clone(ctx))
+            raise
+        await session.leave()
+        assert row is not None
+        return {
+            "uuid": str(row["uuid"]),
+            "ended": _utc(row["now"]),
+            "file": place["file"] if place else "",
+            "position": place["position"] if place else "",
+        }
+
+    async def _end_clone(self, ctx: InstanceContext) -> None:
+        with contextlib.suppress(Unavailable, TimeoutError):
+            async with asyncio.timeout(20):
+                session = await connect(ctx)
+                try:
+                    await _kill(session)
+                    while await session.value(_CLONES):  # noqa: ASYNC110 (it tells nobody when it has ended)
+                        await asyncio.sleep(0.1)
+                finally:
+                    session.drop()
+
+    async def _read(self, ctx: InstanceContext, folder: Path) -> Found:
+        """Start the copy once: it recovers, tells where it is, and stops cleanly."""
+        told = ctx.tmp / "copy"
+        await asyncio.to_thread(_script, told, folder)
+        try:
+            command = [
+                *plain(ctx, folder, secure_file_priv=str(told)),
+                *(f"--{name.replace('_', '-')}={value}" for name, value in plugins()),
+                "--skip-networking",
+                "--disable-log-bin",
+                "--skip-replica-start",
+                "--event-scheduler=OFF",
+                f"--init-file={told / 'script.sql'}",
+                f"--socket={told / 'server.sock'}",
+                f"--pid-file={told / 'server.pid'}",
+                "--innodb-buffer-pool-size=32M",
+                "--innodb-redo-log-capacity=8M",
+                "--innodb-fast-shutdown=1",
+            ]
+            done = await ctx.processes.run(command, deadline=START_DEADLINE)
+            try:
+                executed, line = await asyncio.to_thread(
+                    lambda: ((told / "executed").read_text(), (told / "line").read_text())
+                )
+            except FileNotFoundError as error:
+                raise Unavailable("the copy does not start", object=ctx.name, cause=words(done.stderr)) from error
+            if done.code != 0:
+                raise Unavailable("the copy did not stop cleanly", object=ctx.name, cause=words(done.stderr))
+        finally:
+            await asyncio.shield(asyncio.to_thread(_remove, told))
+        return Found(GtidSet.parse(executed), line.strip())
+
+
+async def _kill(session: Session) -> None:
+    for row in await session.rows(_CLONES):
+        with contextlib.suppress(Unavailable):  # it has ended by itself
+            await session.execute(f"KILL {int(row['id'])}")
+
+
+def _script(told: Path, folder: Path) -> None:
+    """What the copy is to do when it starts."""
+    _remove(told)
+    make_folder(told)
+    statements = [
+        f"SELECT REPLACE(@@GLOBAL.gtid_executed, '\\n', '') INTO OUTFILE '{told / 'executed'}'",
+        f"SELECT COALESCE(MAX(line), '') INTO OUTFILE '{told / 'line'}' FROM yoban.line",  # noqa: S608 (a path of ours)
+        "RESET REPLICA ALL",  # a replica's copy must not know whom it followed
+        "SHUTDOWN",
+    ]
+    script = told / "script.sql"
+    script.write_text("".join(f"{statement};\n" for statement in statements))
+    os.chown(script, told.stat().st_uid, told.stat().st_gid)
+
+
+def _list(folder: Path) -> list[BackupItem]:
+    """Everything in the copy, folders before what lies in them."""
+    found: list[BackupItem] = []
+    for here, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if name not in _LEFT_OUT)
+        at = Path(here)
+        relative = at.relative_to(folder)
+        if at != folder:
+            found.append(DirectoryItem(str(relative)))
+        for name in sorted(files):
+            if name in _LEFT_OUT or name.endswith(".pem"):
+                continue
+            status = (at / name).stat()
+            found.append(FileItem(str(relative / name), at / name, status.st_size, 0o600, status.st_mtime))
+    return found
+
+
+def _size(data: Path) -> int:
+    """Bytes of what CLONE would copy: everything but logs and temporary tables."""
+    total = 0
+    for here, folders, files in os.walk(data):
+        folders[:] = [name for name in folders if name not in ("#innodb_temp", "#innodb_redo")]
+        for name in files:
+            if not name.startswith(("binlog.", "relay.")):
+                with contextlib.suppress(FileNotFoundError):
+                    total += (Path(here) / name).stat().st_blocks * 512
+    return total
+
+
+def _remove(folder: Path) -> None:
+    empty_folder(folder)
+    if folder.is_dir():
+        folder.rmdir()
+
+
+def _utc(moment: datetime) -> datetime:
+    return moment.replace(tzinfo=UTC)

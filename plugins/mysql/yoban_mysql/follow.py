@@ -1,0 +1,123 @@
+"""A replica's channel: whom it follows, whether its threads run, and what stopped them.
+
+Guarantees: following is by GTID, over TLS, by certificate both ways. What a replica has received is thrown away only where
+it cannot be read; then it is fetched again. An applier that stopped for good is left as it is, for `diagnose`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from yoban.plugins import InstanceContext, Peer
+
+from yoban_mysql.names import REPLICATION_USER
+from yoban_mysql.session import Refused, Session
+
+DEADLINE = 30.0
+STATE = """
+SELECT c.host, c.port, c.auto_position AS auto_position, s.service_state AS receiver, s.last_error_number AS receive_error,
+       s.last_error_message AS receive_message, s.received_transaction_set AS received, a.service_state AS applier,
+       (SELECT MAX(last_error_number) FROM performance_schema.replication_applier_status_by_coordinator
+         WHERE channel_name = '') AS coordinator_error,
+       (SELECT MAX(last_error_number) FROM performance_schema.replication_applier_status_by_worker
+         WHERE channel_name = '') AS worker_error
+  FROM performance_schema.replication_connection_configuration AS c
+  JOIN performance_schema.replication_connection_status AS s USING (channel_name)
+  JOIN performance_schema.replication_applier_status AS a USING (channel_name)
+ WHERE c.channel_name = ''
+"""
+UNREADABLE = frozenset({1594, 13121, 13122, 13125})
+"""Relay logs that cannot be read: cut or damaged in a crash."""
+STALE = frozenset({1201, 1871, 1872, 13117, 13118, 13124})
+"""What the server says when its notes name relay logs that are not there: the notes are another server's."""
+PASSING = frozenset({0, 1037, 1041, 1053, 1114, 1158, 1159, 1160, 1161, 1205, 1213, 1197, 1290, 1927, 3100, 3572})
+"""Errors of an applier that may not come again: no memory, no space, time-outs, deadlocks, a stop in between."""
+
+
+async def state(session: Session) -> Mapping[str, Any] | None:
+    """Return the state of the channel by the names in `STATE`; None when the server follows nobody."""
+    return await session.row(STATE)
+
+
+def applier_error(row: Mapping[str, Any]) -> int:
+    """Return the error number by which the applier stopped, 0 when it has none. A worker's is the cause."""
+    return int(row["worker_error"] or 0) or int(row["coordinator_error"] or 0)
+
+
+async def ensure(session: Session, ctx: InstanceContext, upstream: Peer | None) -> None:
+    """Make a replica follow `upstream`, or nobody; with nothing to do it changes nothing."""
+    row = await state(session)
+    if upstream is None:
+        if row is not None and row["receiver"] != "OFF":
+            await session.execute("STOP REPLICA IO_THREAD", deadline=DEADLINE)
+        return
+    if row is None:
+        await _point(session, ctx, upstream)
+        await _start(session, ctx, upstream)
+        return
+    if (row["host"], int(row["port"])) != (upstream.host, upstream.port):
+        await session.execute("STOP REPLICA IO_THREAD", deadline=DEADLINE)
+        await _turn(session, ctx, upstream)
+        row = await state(session)
+        assert row is not None
+    if row["applier"] == "OFF" and applier_error(row) in UNREADABLE:
+        await session.execute("STOP REPLICA", deadline=DEADLINE)
+        await session.execute("RESET REPLICA", deadline=DEADLINE)
+        await _start(session, ctx, upstream)
+        return
+    if row["applier"] == "OFF" and applier_error(row) in PASSING:
+        await _start(session, ctx, upstream)
+    elif row["receiver"] == "OFF":
+        await session.execute("START REPLICA IO_THREAD", deadline=DEADLINE)
+
+
+async def reconnect(session: Session) -> None:
+    """Make the receiver connect anew, where it runs: what it told its source has changed."""
+    row = await state(session)
+    if row is not None and row["receiver"] != "OFF":
+        await session.execute("STOP REPLICA IO_THREAD", deadline=DEADLINE)
+        await session.execute("START REPLICA IO_THREAD", deadline=DEADLINE)
+
+
+async def _turn(session: Session, ctx: InstanceContext, upstream: Peer) -> None:
+    """Change the source of a channel, and keep what was received."""
+    try:
+        await _point(session, ctx, upstream, whole=False)
+    except Refused:
+        await session.execute("STOP REPLICA", deadline=DEADLINE)
+        await session.execute("RESET REPLICA ALL", deadline=DEADLINE)
+        await _point(session, ctx, upstream)
+
+
+async def _start(session: Session, ctx: InstanceContext, upstream: Peer) -> None:
+    try:
+        await session.execute("START REPLICA", deadline=DEADLINE)
+    except Refused as error:
+        if error.number not in STALE:
+            raise
+        await session.execute("RESET REPLICA ALL", deadline=DEADLINE)
+        await _point(session, ctx, upstream)
+        await session.execute("START REPLICA", deadline=DEADLINE)
+
+
+async def _point(session: Session, ctx: InstanceContext, upstream: Peer, *, whole: bool = True) -> None:
+    words = {
+        "SOURCE_HOST": upstream.host,
+        "SOURCE_PORT": upstream.port,
+        "SOURCE_USER": REPLICATION_USER,
+        "SOURCE_PASSWORD": "",
+        "SOURCE_SSL": 1,
+        "SOURCE_SSL_CA": str(ctx.tls.ca),
+        "SOURCE_SSL_CERT": str(ctx.tls.client_certificate),
+        "SOURCE_SSL_KEY": str(ctx.tls.client_key),
+        "SOURCE_SSL_VERIFY_SERVER_CERT": 1,
+        "SOURCE_TLS_VERSION": "TLSv1.2,TLSv1.3",
+        "SOURCE_CONNECT_RETRY": 1,
+        "SOURCE_RETRY_COUNT": 0,
+        "SOURCE_HEARTBEAT_PERIOD": 2,
+    }
+    if whole:  # these need an applier that is stopped
+        words |= {"SOURCE_AUTO_POSITION": 1, "GTID_ONLY": 1, "REQUIRE_ROW_FORMAT": 1}
+    statement = "CHANGE REPLICATION SOURCE TO " + ", ".join(f"{name} = %s" for name in words)
+    await session.execute(statement, *words.values(), deadline=DEADLINE)

@@ -1,0 +1,341 @@
+"""Facet: the binary log of one instance.
+
+Guarantees: a file is offered only when its server has ended it; `tail` never claims a byte that the server has not written,
+its time is read before its position, and its position holds only what is committed. What is purged is stored, by the sets at
+the heads of the files. A damaged file, or one of another server, is named and not stored.
+
+A server from a copy does not tell the copy's transactions at the heads of its files; they are added (`line.base`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from yoban.errors import IntegrityError, Unavailable
+from yoban.plugins import InstanceContext, LogSource, LogTail, Position, Segment, SegmentName
+
+from yoban_mysql import line, segments
+from yoban_mysql.binlog import BinlogFile
+from yoban_mysql.files import replace_file
+from yoban_mysql.gtid import GtidSet
+from yoban_mysql.names import STORED_FILE, binlog_name, binlog_number
+from yoban_mysql.positions import position_of
+from yoban_mysql.session import Kept, Session
+
+KEEP_BYTES = 1 << 30
+"""Stored log that stays for replicas that were away, at most; less on a small volume."""
+KEEP_PART = 10
+PURGE_DEADLINE = 10.0
+FLUSH_DEADLINE = 60.0
+
+_STATE = (
+    "SELECT @@GLOBAL.server_uuid AS uuid, @@GLOBAL.super_read_only AS closed, UTC_TIMESTAMP(6) AS observed,"
+    " (SELECT COUNT(*) FROM performance_schema.replication_connection_configuration WHERE channel_name = '') AS follows"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file of the binary log: its number, path, size, and everything that was executed before it began."""
+
+    number: int
+    path: Path
+    size: int
+    previous: GtidSet
+
+
+@dataclass
+class _Data:
+    """What is remembered of one data directory.
+
+    Attributes:
+        heads: sets at the heads of files, by number; they never change.
+        line: line that this server wrote when it was last seen as primary, "" when it was none.
+        stored: names of files that are stored.
+        scanned: number of a file, the byte up to which its commit times were read, and the last of them.
+    """
+
+    heads: dict[int, GtidSet] = field(default_factory=dict)
+    line: str = ""
+    stored: set[str] | None = None
+    scanned: tuple[int, int, datetime | None] = (0, 0, None)
+
+
+class MySqlLog(LogSource):
+    """The log as files `binlog.…` in the data directory."""
+
+    lines_overlap = True
+
+    def __init__(self, kept: Kept) -> None:
+        self._kept = kept
+        self._data: dict[str, _Data] = {}
+
+    def classify(self, name: str) -> SegmentName:
+        """See `LogSource.classify`."""
+        return segments.classify(name)
+
+    async def segment_bytes(self, ctx: InstanceContext) -> int:
+        """See `LogSource.segment_bytes`: a file ends with the transaction that exceeds the limit."""
+        return 0
+
+    def pads_to(self, segment_bytes: int) -> int:
+        """See `LogSource.pads_to`: a file that was cut is replayed as far as it holds whole transactions."""
+        return 0
+
+    def successor(self, name: str, segment_bytes: int) -> str:
+        """See `LogSource.successor`."""
+        return segments.successor(name)
+
+    def segment_of(self, line: str, position: Position, names: Sequence[str], segment_bytes: int) -> str:
+        """See `LogSource.segment_of`."""
+        return segments.segment_of(position, names)
+
+    async def pending(self, ctx: InstanceContext) -> Sequence[Segment]:
+        """See `LogSource.pending`: on a primary all files but the one being written, and after a clean stop that one, too."""
+        known = self._of(ctx)
+        try:
+            async with self._kept.use(ctx) as session:
+                known.line = await _writes(session)
+            running = True
+        except Unavailable:
+            running = False
+        if not known.line:
+            return []
+        return await asyncio.to_thread(self._complete, ctx, known, running)
+
+    async def inspect(self, ctx: InstanceContext, segment: Segment) -> None:
+        """See `LogSource.inspect`: every event's checksum is verified, and that the file goes on from the one before."""
+        await asyncio.to_thread(self._inspect, ctx, segment)
+
+    async def settled(self, ctx: InstanceContext, segment: Segment) -> None:
+        """See `LogSource.settled`. It is noted beside the data, so that a new agent does not read old files again."""
+        await asyncio.to_thread(self._settle, ctx, segment.name.name)
+
+    async def tail(self, ctx: InstanceContext) -> LogTail | None:
+        """See `LogSource.tail`.
+
+        The server tells the set of what is committed before the place up to which it has written: the file may hold more
+        than the position says, never less.
+        """
+        known = self._of(ctx)
+        async with self._kept.use(ctx) as session:
+            present, state = await _observed(session)
+            known.line = present
+            if not present:
+                return None
+            place = await session.row("SHOW BINARY LOG STATUS")
+        position = position_of(GtidSet.parse(place["executed_gtid_set"])) if place else None
+        if place is None or position is None:
+            return None
+        return await asyncio.to_thread(
+            self._tail, ctx, known, state, str(place["file"]), int(place["position"]), position
+        )
+
+    async def end_segment(self, ctx: InstanceContext, segment: str) -> None:
+        """See `LogSource.end_segment`."""
+        wanted = segments.parse(segment)
+        async with self._kept.use(ctx) as session:
+            if await _writes(session) != wanted.line:
+                return
+            place = await session.row("SHOW BINARY LOG STATUS")
+            if place is not None and binlog_number(str(place["file"])) == wanted.number:
+                await session.execute("FLUSH LOCAL BINARY LOGS", deadline=FLUSH_DEADLINE)
+
+    async def stored(self, ctx: InstanceContext, position: Position) -> None:
+        """See `LogSource.stored`: files that hold nothing else are purged, the newest kept for replicas that were away."""
+        known = self._of(ctx)
+        number = await asyncio.to_thread(self._purgeable, ctx, known, GtidSet.parse(position))
+        if number:
+            async with self._kept.use(ctx) as session:
+                await session.execute("PURGE BINARY LOGS TO %s", binlog_name(number), deadline=PURGE_DEADLINE)
+
+    async def retained_bytes(self, ctx: InstanceContext) -> int:
+        """See `LogSource.retained_bytes`: what waits to be stored."""
+        return sum(segment.size for segment in await self.pending(ctx))
+
+    # -- in threads --------------------------------------------------------------------------------------------------
+
+    def _of(self, ctx: InstanceContext) -> _Data:
+        return self._data.setdefault(f"{ctx.incarnation}:{ctx.data}", _Data())
+
+    def _files(self, ctx: InstanceContext, known: _Data) -> list[File]:
+        before = line.base(ctx.data)
+        found: list[File] = []
+        for path in line.log_index(ctx.data):
+            number = binlog_number(path.name)
+            try:
+                size = path.stat().st_size
+                if number not in known.heads:
+                    with path.open("rb") as file:
+                        known.heads[number] = BinlogFile(file, size).previous | before
+            except FileNotFoundError:
+                continue  # purged meanwhile
+            except IntegrityError:
+                if found and path.name == line.log_index(ctx.data)[-1].name:
+                    break  # just made, its head is not written yet
+                raise
+            found.append(File(number, path, size, known.heads[number]))
+        for number in [number for number in known.heads if not found or number < found[0].number]:
+            del known.heads[number]
+        return found
+
+    def _complete(self, ctx: InstanceContext, known: _Data, running: bool) -> list[Segment]:
+        files = self._files(ctx, known)
+        stored = self._stored(ctx, known)
+        if files and (running or _in_use(files[-1].path)):
+            files = files[:-1]
+        named = [(file, _name(known.line, file)) for file in files if file.number >= _first(known.line)]
+        return [Segment(segments.classify(name), file.path, file.size) for file, name in named if name not in stored]
+
+    def _inspect(self, ctx: InstanceContext, segment: Segment) -> None:
+        name = segment.name.name
+        told = segments.parse(name)
+        before = line.base(ctx.data)
+        try:
+            with segment.path.open("rb") as file:
+                log = BinlogFile(file, segment.path.stat().st_size, verify=True)
+                found = log.contents()
+        except IntegrityError as error:
+            raise IntegrityError(
+                f"the log file {segment.path.name} is damaged: {error.message}",
+                object=name,
+                cause=error.cause,
+                fix="fail over to a replica, or make a base backup now: what lies in this file cannot be restored",
+                reason="LogDamaged",
+            ) from error
+        if found.end != segment.path.stat().st_size:
+            raise IntegrityError(
+                f"the log file {segment.path.name} ends within a transaction",
+                object=name,
+                fix="fail over to a replica, or make a base backup now",
+                reason="LogDamaged",
+            )
+        if told.number != binlog_number(segment.path.name) or told.before != (found.previous | before).count:
+            raise IntegrityError(
+                "the log file holds another part of the log than its name says",
+                object=name,
+                cause=f"it goes on from {(found.previous | before).count} transactions",
+                reason="ForeignSegment",
+            )
+        following = self._of(ctx).heads.get(told.number + 1)
+        if following is not None and following != found.after | before:
+            raise IntegrityError(
+                f"the log file {binlog_name(told.number + 1)} does not go on from {segment.path.name}",
+                object=name,
+                cause=f"what differs: {str((following - found.after - before) | ((found.after | before) - following))[:300]}",
+                fix="make a base backup: gtid_purged was changed by hand, or a file was exchanged",
+                reason="LogGap",
+            )
+
+    def _stored(self, ctx: InstanceContext, known: _Data) -> set[str]:
+        if known.stored is None:
+            try:
+                known.stored = set((ctx.data / STORED_FILE).read_text().split())
+            except FileNotFoundError:
+                known.stored = set()
+        return known.stored
+
+    def _settle(self, ctx: InstanceContext, name: str) -> None:
+        known = self._of(ctx)
+        stored = self._stored(ctx, known)
+        oldest = min(known.heads, default=0)
+        known.stored = {one for one in stored if segments.parse(one).number >= oldest} | {name}
+        replace_file(ctx.data / STORED_FILE, "".join(f"{one}\n" for one in sorted(known.stored)))
+
+    def _tail(
+        self, ctx: InstanceContext, known: _Data, observed: datetime, name: str, flushed: int, position: Position
+    ) -> LogTail:
+        number = binlog_number(name)
+        files = self._files(ctx, known)
+        current = next((file for file in files if file.number == number), None)
+        if current is None:
+            raise Unavailable("the log has been rotated", object=ctx.name)
+        stored = self._stored(ctx, known)
+        first = _first(known.line)
+        earlier = [_name(known.line, file) for file in files if first <= file.number < number]
+        return LogTail(
+            line=known.line,
+            segment=_name(known.line, current),
+            path=current.path,
+            flushed=flushed,
+            position=position,
+            observed_at=observed,
+            last_commit=self._last_commit(known, files, current, flushed),
+            earlier=tuple(one for one in earlier if one not in stored),
+        )
+
+    def _last_commit(self, known: _Data, files: Sequence[File], current: File, flushed: int) -> datetime | None:
+        """The time of the last commit up to a place. Each byte is read once; a file before the current one at most once."""
+        number, at, last = known.scanned
+        if number != current.number:
+            before = next((file for file in reversed(files) if file.number < current.number), None)
+            if before is not None and (last is None or number == before.number):
+                start = at if number == before.number else 0
+                last, _ = _scan(before.path, start, before.size, last)
+            at = 0
+        last, at = _scan(current.path, at, flushed, last)
+        known.scanned = (current.number, at, last)
+        return last
+
+    def _purgeable(self, ctx: InstanceContext, known: _Data, position: GtidSet) -> int:
+        """The number of the oldest file that must stay; 0 when none can go."""
+        files = self._files(ctx, known)
+        volume = shutil.disk_usage(ctx.data)
+        keep = min(KEEP_BYTES, volume.total // KEEP_PART)
+        going = 0
+        size = sum(file.size for file in files)
+        for file, following in itertools.pairwise(files):
+            size -= file.size
+            if size < keep or not following.previous <= position:
+                break
+            going = following.number
+        return going
+
+
+def _name(line_name: str, file: File) -> str:
+    return segments.segment_name(line_name, file.number, file.previous.count)
+
+
+def _first(line_name: str) -> int:
+    return int(line_name.rpartition(".")[2])
+
+
+def _in_use(path: Path) -> bool:
+    """Whether a file was not ended by its server."""
+    with path.open("rb") as file:
+        return BinlogFile(file, path.stat().st_size).format.in_use
+
+
+def _scan(path: Path, start: int, end: int, last: datetime | None) -> tuple[datetime | None, int]:
+    """The last commit between two bytes of a file, and where the next transaction begins."""
+    try:
+        with path.open("rb") as file:
+            log = BinlogFile(file, end)
+            for transaction in log.transactions(start):
+                last = transaction.committed
+            return last, log.end
+    except FileNotFoundError:
+        return last, start
+
+
+async def _observed(session: Session) -> tuple[str, datetime]:
+    """The line that the server writes, "" when it is no primary; and the time (UTC) just before."""
+    row = await session.row(_STATE)
+    assert row is not None
+    observed: Any = row["observed"]
+    present = await line.read(session)
+    # A primary that is about to stop is closed already, and follows nobody.
+    writes = not row["closed"] or not row["follows"]
+    own = present is not None and present.uuid == str(row["uuid"])
+    return present.name if present is not None and own and writes else "", observed.replace(tzinfo=UTC)
+
+
+async def _writes(session: Session) -> str:
+    return (await _observed(session))[0]

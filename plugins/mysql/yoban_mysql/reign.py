@@ -1,0 +1,126 @@
+"""A primary is opened and closed for writes.
+
+Guarantees: between `super_read_only` and the first user's write the line of the log is begun and commits wait for replicas
+as declared. What the agent itself writes to open a server waits for no replica, and no user can write meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+from yoban.plugins import InstanceContext
+
+from yoban_mysql import line
+from yoban_mysql.configuration import waits
+from yoban_mysql.line import Line
+from yoban_mysql.session import Refused, Session, identifier
+from yoban_mysql.settings import truth, variable
+
+SENT_ALL = ("Source has sent all binlog to replica; waiting for more updates", "Master has sent all binlog to slave")
+SETTLE = 3.0
+_STATE = (
+    "SELECT @@GLOBAL.super_read_only AS closed, @@GLOBAL.read_only AS shut,"
+    " @@GLOBAL.rpl_semi_sync_source_enabled AS waits, @@GLOBAL.event_scheduler AS events, @@GLOBAL.offline_mode AS away"
+)
+_CHANNEL = "SELECT COUNT(*) FROM performance_schema.replication_connection_configuration WHERE channel_name = ''"
+_DISABLED = (
+    "SELECT event_schema AS `schema`, event_name AS name FROM information_schema.events"
+    " WHERE status IN ('REPLICA_SIDE_DISABLED', 'SLAVESIDE_DISABLED') AND originator <> @@GLOBAL.server_id"
+)
+_SENDING = (
+    "SELECT processlist_state AS state FROM performance_schema.threads WHERE processlist_command LIKE 'Binlog Dump%'"
+)
+
+
+async def writable(session: Session) -> bool:
+    """Whether users can write."""
+    row = await session.row(_STATE)
+    return row is not None and not row["closed"] and not row["shut"]
+
+
+async def open_writes(session: Session, ctx: InstanceContext, settings: Mapping[str, str]) -> Line | None:
+    """Let users write, as declared; with nothing to do it changes nothing. The caller holds the primary's Lease.
+
+    Returns the line when it was looked at, None when the server was open already.
+    """
+    row = await session.row(_STATE)
+    assert row is not None
+    begun: Line | None = None
+    if row["closed"] or row["shut"]:
+        await forget_source(session)
+        async with alone(session, ctx):
+            begun = await line.begin(session, ctx)
+            await _enable_events(session)
+        await session.execute("SET GLOBAL read_only = OFF")
+    elif bool(row["waits"]) is not waits(ctx.durability):
+        await _wait(session, ctx)
+    if row["away"]:
+        await session.execute("SET GLOBAL offline_mode = OFF")
+    events = next((value for name, value in settings.items() if variable(name) == "event_scheduler"), "ON")
+    switch = truth(events)
+    if switch is not None and str(row["events"]) != "DISABLED" and truth(str(row["events"])) is not switch:
+        await session.execute("SET GLOBAL event_scheduler = %s", "ON" if switch else "OFF")
+    return begun
+
+
+async def close_writes(session: Session) -> None:
+    """Let nobody write but replication; with nothing to do it changes nothing."""
+    row = await session.row(_STATE)
+    assert row is not None
+    if not row["closed"]:
+        await session.execute("SET GLOBAL super_read_only = ON")
+    if row["waits"]:
+        await session.execute("SET GLOBAL rpl_semi_sync_source_enabled = OFF")
+    if truth(str(row["events"])):
+        await session.execute("SET GLOBAL event_scheduler = OFF")
+
+
+@asynccontextmanager
+async def alone(session: Session, ctx: InstanceContext) -> AsyncIterator[None]:
+    """Let only the agent write, without waiting for replicas; `read_only` stays on at the end, for the caller to take off.
+
+    An agent that dies within leaves a server to which no user can write, and which its next agent opens.
+    """
+    await session.execute("SET GLOBAL read_only = ON")
+    await session.execute("SET GLOBAL rpl_semi_sync_source_enabled = OFF")
+    await session.execute("SET GLOBAL super_read_only = OFF")
+    yield
+    await _wait(session, ctx)
+
+
+async def forget_source(session: Session) -> None:
+    """Forget whom the server followed, and its relay logs. What it has executed stays."""
+    if await session.value(_CHANNEL):
+        await session.execute("STOP REPLICA", deadline=30.0)
+        await session.execute("RESET REPLICA ALL", deadline=30.0)
+
+
+async def settle(session: Session) -> None:
+    """Before a clean stop: take no more writes, let replicas have what was written as far as that goes in a moment, and
+    send everybody away who is no agent. A server that is not stopped then is opened by the next configuration."""
+    if not await writable(session):
+        return
+    try:
+        await session.execute("SET GLOBAL super_read_only = ON")
+    except Refused:
+        return  # commits wait for replicas that are not there; the stop ends them
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(SETTLE):
+            # The server sends no event when a replica has everything.
+            while any(not str(row["state"]).startswith(SENT_ALL) for row in await session.rows(_SENDING)):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+    # A stop would wait eight seconds for replicas to leave by themselves.
+    await session.execute("SET GLOBAL offline_mode = ON")
+
+
+async def _wait(session: Session, ctx: InstanceContext) -> None:
+    await session.execute("SET GLOBAL rpl_semi_sync_source_enabled = %s", "ON" if waits(ctx.durability) else "OFF")
+
+
+async def _enable_events(session: Session) -> None:
+    """Events that came from another primary are switched off where they are replicated to."""
+    for row in await session.rows(_DISABLED):
+        await session.execute(f"ALTER EVENT {identifier(row['schema'])}.{identifier(row['name'])} ENABLE")
