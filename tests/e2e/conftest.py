@@ -40,7 +40,7 @@ def stage(lab: Cluster) -> Stage:
 
 @pytest.fixture(scope="session")
 def installation(stage: Stage) -> Installation:
-    values = {**stage.chart_values, **({"plugins": ["postgres", "s3", "toy"]} if stage.cluster.own else {})}
+    values = {**stage.chart_values, **({"plugins": ["postgres", "mysql", "s3", "toy"]} if stage.cluster.own else {})}
     installation = Installation(Kubectl(stage.kubeconfig), stage.operator_image, values)
     installation.install()
     return installation

@@ -31,7 +31,7 @@ def _database(space: Space, name: str, **more: Any) -> Object:
     ("more", "wanted", "word"),
     [
         ({"engine": "oracle"}, "EngineUnknown", "oracle"),
-        ({"engine": "mysql"}, "PluginDisabled", "mysql"),
+        ({"engine": "attic"}, "PluginDisabled", "attic"),
         ({"settings": {}}, "SettingRefused", ""),  # each engine has one of its own that is ours
         ({"engineConfig": {"colour": "blue"}}, "EngineConfigInvalid", "colour"),
         ({"policy": "silver"}, "PolicyMissing", "silver"),

@@ -58,7 +58,17 @@ POSTGRES = EngineUnderTest(
 )
 
 
-ENGINES = (POSTGRES,)
+MYSQL = EngineUnderTest(
+    demo=engines.MYSQL,
+    wrong_image=None,
+    wrong_version="",
+    rejected=("max_connections", "plenty", "200"),
+    refused="local_infile",
+    admin=("mysql", "--no-defaults", "--socket=/run/yoban/mysqld.sock", "-u", "yoban", "-N", "-B", "-D", "app", "-e"),
+    role="CREATE ROLE auditor; GRANT SELECT ON app.ledger TO auditor",
+    holds="SELECT count(*) FROM mysql.tables_priv WHERE user = 'auditor' AND table_name = 'ledger'",
+)
+ENGINES = (POSTGRES, MYSQL)
 """What the shared test bodies run for."""
 
 

@@ -105,7 +105,7 @@ def test_replicas(render: Render) -> None:
 
 
 def test_plugins(render: Render) -> None:
-    assert env(render())["YOBAN_PLUGINS"] == "postgres,s3"
+    assert env(render())["YOBAN_PLUGINS"] == "postgres,mysql,s3"
     objects = render({"plugins": [], "pluginsDisabled": ["mysql", "x"]})
     assert "YOBAN_PLUGINS" not in env(objects)
     assert env(objects)["YOBAN_PLUGINS_DISABLED"] == "mysql,x"
