@@ -23,37 +23,55 @@ def kill_operator(kubectl: Kubectl) -> None:
     kubectl.within("yoban-system").run("delete", "pod", "--all", "--wait=false", "--grace-period=0", "--force")
 
 
-@contextmanager
-def load(client: Client, table: str) -> Iterator[list[int]]:
-    """Write numbers into a new table, one commit each, for as long as the block lasts; yields those acknowledged.
+class Load:
+    """Writes numbers into a table, one commit each; `acknowledged` counts those that the server said yes to.
 
     A write that gets no answer, since no connection comes about, is tried again as an application would.
     """
-    client.sql(f"CREATE TABLE {table} (n integer)")
-    acknowledged: list[int] = []
-    over = threading.Event()
 
-    def write() -> None:
-        while not over.is_set():
+    def __init__(self, client: Client, table: str) -> None:
+        self.acknowledged = 0
+        self._client = client
+        self._table = table
+        self._over = False
+        self._changed = threading.Condition()
+
+    def write(self) -> None:
+        """Write until `end` is called."""
+        while not self._over:
             try:
-                client.sql(f"INSERT INTO {table} VALUES ({len(acknowledged)})")
+                self._client.sql(f"INSERT INTO {self._table} VALUES ({self.acknowledged})")
             except KubectlError:
                 continue
-            acknowledged.append(len(acknowledged))
+            with self._changed:
+                self.acknowledged += 1
+                self._changed.notify_all()
 
+    def end(self) -> None:
+        """Have `write` return after the write that is under way."""
+        self._over = True
+
+    def goes_on(self, *, deadline: float) -> None:
+        """Return when five more writes were acknowledged; fails when they are not within `deadline` seconds."""
+        with self._changed:
+            wanted = self.acknowledged + 5
+            assert self._changed.wait_for(lambda: self.acknowledged >= wanted, deadline), "writes are not acknowledged"
+
+
+@contextmanager
+def load(client: Client, table: str) -> Iterator[Load]:
+    """Write into a new table for as long as the block lasts, and see that everything acknowledged is there."""
+    client.sql(f"CREATE TABLE {table} (n integer)")
+    load = Load(client, table)
     with ThreadPoolExecutor(1) as pool:
-        writing = pool.submit(write)
+        writing = pool.submit(load.write)
         try:
-            yield acknowledged
+            yield load
         finally:
-            over.set()
+            load.end()
         writing.result(timeout=60)
-
-
-def assert_all_there(client: Client, table: str, acknowledged: list[int]) -> None:
-    """Every acknowledged number is in the table."""
-    assert len(acknowledged) > 3, "there was no load"
-    assert client.sql(f"SELECT count(DISTINCT n) FROM {table}") == str(len(acknowledged))
+    assert load.acknowledged > 3, "there was no load"
+    assert client.sql(f"SELECT count(DISTINCT n) FROM {table}") == str(load.acknowledged)
 
 
 @pytest.fixture(scope="module")
@@ -84,13 +102,11 @@ def test_agent_killed_and_the_server_goes_on(steady: Space) -> None:
     pod = f"{steady.primary('steady')}-0"
     client = steady.client("steady")
     started = client.started()
-    with load(client, "while_killed") as acknowledged:
+    with load(client, "while_killed") as writes:
         killed = steady.stage.signal_process(steady.kubectl, pod, "yoban.agent.main", signal.SIGKILL)
         steady.stage.wait_process_gone(killed, deadline=60)
-        before = len(acknowledged)
         steady.ready("steady", 3)
-        steady.kubectl.wait("database", "steady", lambda v: len(acknowledged) > before + 5, deadline=60)
-    assert_all_there(client, "while_killed", acknowledged)
+        writes.goes_on(deadline=60)
     client.fill("t", 1, 1000)
     assert client.started() == pytest.approx(started, abs=2), "the server was not restarted"
 
@@ -99,11 +115,10 @@ def test_agent_frozen_is_replaced_and_the_server_goes_on(steady: Space) -> None:
     pod = f"{steady.primary('steady')}-0"
     client = steady.client("steady")
     count, started = client.sql("SELECT count(*) FROM t"), client.started()
-    with load(client, "while_frozen") as acknowledged:
+    with load(client, "while_frozen") as writes:
         frozen = steady.stage.signal_process(steady.kubectl, pod, "yoban.agent.main", signal.SIGSTOP)
         steady.stage.wait_process_gone(frozen, deadline=60)
-        client.until_it_works(deadline=60)
-    assert_all_there(client, "while_frozen", acknowledged)
+        writes.goes_on(deadline=60)
     assert client.sql("SELECT count(*) FROM t") == count
     assert client.started() == pytest.approx(started, abs=2), "the server was not restarted"
     steady.ready("steady", 3)
