@@ -12,7 +12,17 @@ from typing import Any
 import asyncmy
 import pytest
 import pytest_asyncio
-from yoban.plugins import Account, Engine, InstanceContext, Peer, Role, ServerCommand, ServerFacts, ServerStatus, TlsFiles
+from yoban.plugins import (
+    Account,
+    Engine,
+    InstanceContext,
+    Peer,
+    Role,
+    ServerCommand,
+    ServerFacts,
+    ServerStatus,
+    TlsFiles,
+)
 from yoban.testing.context import make_context
 from yoban.testing.engine import Archive, Driver, EngineContract, Runner
 from yoban_mysql.engine import MySqlEngine

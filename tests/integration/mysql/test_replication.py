@@ -57,9 +57,7 @@ async def test_a_clone_follows_and_carries_no_identity_of_its_donor(world: World
     assert await world.engine.replication.diagnose(two.ctx) is None
     assert await world.engine.replication.diagnose(one.ctx) is None, "a primary is no replica"
     assert await world.engine.replication.manage_members(one.ctx, [two.peer]) == []
-    dumps = (
-        "SELECT MIN(connection_type) FROM performance_schema.threads WHERE processlist_command = 'Binlog Dump GTID'"
-    )
+    dumps = "SELECT MIN(connection_type) FROM performance_schema.threads WHERE processlist_command = 'Binlog Dump GTID'"
     assert await one.value(dumps) == "SSL/TLS"
     with pytest.raises(Unavailable, match="read-only"):
         await two.run("INSERT INTO app.t VALUES (3, 'three')")
@@ -330,7 +328,10 @@ async def test_an_applier_that_fails_for_good_is_recognised_and_what_passes_is_n
     await one.run("CREATE TABLE app.t (n int PRIMARY KEY)", "INSERT INTO app.t VALUES (1)")
     await world.level(two, one)
     await two.run(
-        "SET GLOBAL super_read_only = OFF", "SET sql_log_bin = OFF", "DELETE FROM app.t", "SET GLOBAL super_read_only = ON"
+        "SET GLOBAL super_read_only = OFF",
+        "SET sql_log_bin = OFF",
+        "DELETE FROM app.t",
+        "SET GLOBAL super_read_only = ON",
     )
     await one.run("DELETE FROM app.t WHERE n = 1")
     last = GtidSet.parse(await one.value("SELECT @@GLOBAL.gtid_executed"))
@@ -362,7 +363,9 @@ async def test_a_promotion_that_does_not_end_is_told_in_time(world: World) -> No
         await world.engine.replication.promote(two.ctx, deadline=0.5)
     await session.leave()
     await world.engine.replication.promote(two.ctx, deadline=30)
-    assert await two.value("SELECT COUNT(*) FROM information_schema.columns WHERE table_name = 't' AND column_name = 'm'")
+    assert await two.value(
+        "SELECT COUNT(*) FROM information_schema.columns WHERE table_name = 't' AND column_name = 'm'"
+    )
 
 
 async def test_a_replica_keeps_what_it_confirmed_and_had_not_applied_when_it_crashed(world: World) -> None:

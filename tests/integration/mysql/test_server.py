@@ -171,7 +171,7 @@ async def test_settings_take_effect_or_wait_for_a_restart(world: World) -> None:
     assert changed.pending_restart == ("thread_stack",)
     assert await one.value("SELECT @@GLOBAL.sort_buffer_size") == 1024 * 1024
     app = await one.as_app()
-    assert await ask(app, "SELECT @greeting") == [("it's 100% \\ \"fine\" # here",)]
+    assert await ask(app, "SELECT @greeting") == [('it\'s 100% \\ "fine" # here',)]
     await app.ensure_closed()
     assert (await server.status(one.ctx)).pending_restart == ("thread_stack",)
     await one.stop()
@@ -292,7 +292,7 @@ async def test_accounts_are_made_once_and_passwords_rotate(world: World) -> None
     made = await server.ensure_accounts(one.ctx)
     assert list(made) == ["user app created", "schema app created", "user app owns schema app"]
     assert await server.ensure_accounts(one.ctx) == []
-    secret = "n'ew\\ \"se%cret\" ü"
+    secret = 'n\'ew\\ "se%cret" ü'
     one.change(accounts={"owner": Account("app", secret)})
     assert list(await server.ensure_accounts(one.ctx)) == ["password of user app changed"]
     assert await server.ensure_accounts(one.ctx) == []
