@@ -56,7 +56,7 @@ async def plan(session: Session, ctx: InstanceContext, owner: Account) -> list[C
     else:
         if found["locked"] == "Y":
             changes.append(Change(f"user {user} may log in again", "ALTER USER %s@'%%' ACCOUNT UNLOCK", (user,)))
-        if not await password_works(ctx, owner):
+        elif not await password_works(ctx, owner):
             statement = "ALTER USER %s@'%%' IDENTIFIED WITH caching_sha2_password BY %s"
             changes.append(Change(f"password of user {user} changed", statement, words))
     name = identifier(OWNER)

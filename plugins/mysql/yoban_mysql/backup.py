@@ -145,19 +145,10 @@ class MySqlBackup(BaseBackup):
     async def _look(self, ctx: InstanceContext) -> BackupBegin:
         """See whether a copy can be made, and where the log is."""
         async with self._kept.use(ctx) as session:
-            others = await session.rows(_OTHERS, deadline=60.0)
+            await _refuse_others(session)
             row = await session.row(_BEGIN)
             assert row is not None
             line = str(await session.value(_LINE) or "")
-        if others:
-            names = [f"{one['schema']}.{one['name']} ({one['engine']})" for one in others]
-            more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-            raise Terminal(
-                "tables would be missing in a backup: CLONE copies InnoDB's only",
-                object=", ".join(names[:MOST_NAMED]) + more,
-                fix="ALTER TABLE … ENGINE=InnoDB, or drop them",
-                reason="TablesNotCarried",
-            )
         needed = await asyncio.to_thread(_size, ctx.data)
         free = await asyncio.to_thread(lambda: shutil.disk_usage(ctx.data.parent).free)
         if free < needed + ROOM:
@@ -184,6 +175,7 @@ class MySqlBackup(BaseBackup):
         session = await connect(ctx)
         try:
             await session.execute("CLONE LOCAL DATA DIRECTORY = %s", str(folder), deadline=CLONE_DEADLINE)
+            await _refuse_others(session)  # one may have been made meanwhile
             row = await session.row(_BEGIN)
             place = await session.row("SHOW BINARY LOG STATUS")
         except BaseException:
@@ -242,6 +234,21 @@ class MySqlBackup(BaseBackup):
         finally:
             await asyncio.shield(asyncio.to_thread(_remove, told))
         return Found(GtidSet.parse(executed), line.strip())
+
+
+async def _refuse_others(session: Session) -> None:
+    """Raise Terminal when there are tables that CLONE does not carry: a copy would have them empty."""
+    others = await session.rows(_OTHERS, deadline=60.0)
+    if not others:
+        return
+    names = [f"{one['schema']}.{one['name']} ({one['engine']})" for one in others]
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    raise Terminal(
+        "tables would be empty in a backup: CLONE copies InnoDB's only",
+        object=", ".join(names[:MOST_NAMED]) + more,
+        fix="ALTER TABLE … ENGINE=InnoDB, or drop them",
+        reason="TablesNotCarried",
+    )
 
 
 async def _kill(session: Session) -> None:

@@ -113,8 +113,10 @@ async def _fetcher(ctx: InstanceContext, donor: Peer) -> AsyncIterator[tuple[Ses
         for _ in range(2):
             sessions.append(await _answer(ctx, socket, server))
         yield sessions[0], sessions[1]
+        sessions[0].drop()
         with contextlib.suppress(Unavailable):  # it may be gone before it has answered
             await sessions[1].execute("SHUTDOWN")
+        sessions[1].drop()  # it would wait for us to leave
         await asyncio.wait({server}, timeout=STOP_DEADLINE)
     finally:
         for session in sessions:

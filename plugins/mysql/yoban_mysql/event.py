@@ -72,11 +72,13 @@ class Format:
         version: version of the server that wrote it.
         checksums: whether events carry a checksum.
         in_use: the file is being written, or its server ended without closing it.
+        server_id: `server_id` of that server.
     """
 
     version: str
     checksums: bool
     in_use: bool = False
+    server_id: int = 0
 
     @classmethod
     def parse(cls, event: bytes) -> Format:
@@ -92,7 +94,12 @@ class Format:
         (flags,) = struct.unpack_from("<H", event, _FLAGS_AT)
         check(event[:_FLAGS_AT] + struct.pack("<H", flags & ~IN_USE) + body, checksums=True)
         version = body[2:52].rstrip(b"\0").decode("ascii", "replace")
-        return cls(version, checksums=event[-CHECKSUM_BYTES - 1] == 1, in_use=bool(flags & IN_USE))
+        return cls(
+            version,
+            checksums=event[-CHECKSUM_BYTES - 1] == 1,
+            in_use=bool(flags & IN_USE),
+            server_id=Header.parse(event).server_id,
+        )
 
 
 @dataclass(frozen=True, slots=True)

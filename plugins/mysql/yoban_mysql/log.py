@@ -23,6 +23,7 @@ from yoban.plugins import InstanceContext, LogSource, LogTail, Position, Segment
 
 from yoban_mysql import line, segments
 from yoban_mysql.binlog import BinlogFile
+from yoban_mysql.configuration import server_id
 from yoban_mysql.files import replace_file
 from yoban_mysql.gtid import GtidSet
 from yoban_mysql.names import STORED_FILE, binlog_name, binlog_number
@@ -216,6 +217,13 @@ class MySqlLog(LogSource):
                 object=name,
                 fix="fail over to a replica, or make a base backup now",
                 reason="LogDamaged",
+            )
+        if log.format.server_id != server_id(ctx.incarnation, ctx.number):
+            raise IntegrityError(
+                "the log file was written by another server",
+                object=name,
+                cause=f"its server_id is {log.format.server_id}",
+                reason="ForeignSegment",
             )
         if told.number != binlog_number(segment.path.name) or told.before != (found.previous | before).count:
             raise IntegrityError(

@@ -133,11 +133,14 @@ class MySqlRecovery(Recovery):
 
     async def _look(self, ctx: InstanceContext, session: Session, plan: RecoveryPlan, fed: Fed) -> RecoveryProgress:
         channel = await session.row(_CHANNEL)
-        if channel is None and fed.files:
-            await self._start(session, plan, fed)
-            channel = await session.row(_CHANNEL)
-        elif not fed.files:
+        if channel is None:
+            if why := _consumed(plan, GtidSet.parse(await session.value(_EXECUTED))):
+                return RecoveryProgress(RecoveryState.FAILED, None, None, why)
             await _leave_out(session, plan, fed)
+            if fed.files:
+                await session.execute(_POINT, f"{RELAY_LOG}.{1:06d}", deadline=DEADLINE)
+                await session.execute("START REPLICA SQL_THREAD", deadline=DEADLINE)
+                channel = await session.row(_CHANNEL)
         executed = GtidSet.parse(await session.value(_EXECUTED))
         position = position_of(executed)
         if stray := executed - fed.have:
@@ -148,11 +151,6 @@ class MySqlRecovery(Recovery):
         if why := self._stopped(ctx, channel, fed.have - executed):
             return RecoveryProgress(RecoveryState.FAILED, position, None, why)
         return RecoveryProgress(RecoveryState.REPLAYING, position)
-
-    async def _start(self, session: Session, plan: RecoveryPlan, fed: Fed) -> None:
-        await _leave_out(session, plan, fed)
-        await session.execute(_POINT, f"{RELAY_LOG}.{1:06d}", deadline=DEADLINE)
-        await session.execute("START REPLICA SQL_THREAD", deadline=DEADLINE)
 
     def _stopped(self, ctx: InstanceContext, channel: Mapping[str, Any] | None, missing: GtidSet) -> str:
         """Why the applier will not go on, "" while it may."""
@@ -190,6 +188,19 @@ class MySqlRecovery(Recovery):
         if position is None:
             raise Unavailable("the server holds nothing", object=ctx.name)
         return RecoveryReached(position, fed.last_commit, line_name(uuid, 1), plan.line)
+
+
+def _consumed(plan: RecoveryPlan, executed: GtidSet) -> str:
+    """Why the log cannot be applied to data in this state, "" when it can. Pure.
+
+    A GTID that is taken for executed before its transaction was applied would be passed over without a word.
+    """
+    base = GtidSet.parse(plan.backup_end)
+    if stray := executed - base - skipped(plan.target):
+        return f"the data holds transactions that its base backup does not: {str(stray)[:400]}"
+    if lost := base - executed:
+        return f"the data lacks transactions of its base backup: {str(lost)[:400]}"
+    return ""
 
 
 async def _leave_out(session: Session, plan: RecoveryPlan, fed: Fed) -> None:

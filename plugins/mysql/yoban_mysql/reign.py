@@ -11,12 +11,13 @@ import contextlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
+from yoban.errors import Unavailable
 from yoban.plugins import InstanceContext
 
 from yoban_mysql import line
 from yoban_mysql.configuration import waits
 from yoban_mysql.line import Line
-from yoban_mysql.session import Refused, Session, identifier
+from yoban_mysql.session import Session, identifier
 from yoban_mysql.settings import truth, variable
 
 SENT_ALL = ("Source has sent all binlog to replica; waiting for more updates", "Master has sent all binlog to slave")
@@ -98,15 +99,20 @@ async def forget_source(session: Session) -> None:
         await session.execute("RESET REPLICA ALL", deadline=30.0)
 
 
-async def settle(session: Session) -> None:
+async def settle(session: Session) -> bool:
     """Before a clean stop: take no more writes, let replicas have what was written as far as that goes in a moment, and
-    send everybody away who is no agent. A server that is not stopped then is opened by the next configuration."""
-    if not await writable(session):
-        return
+    send everybody away who is no agent. A server that is not stopped then is opened by the next configuration.
+
+    Returns whether a clean stop may follow: a server that is told to stop acknowledges commits that wait for replicas.
+    """
+    row = await session.row(_STATE)
+    if row is None or row["closed"]:
+        return True
     try:
+        # It is on when no commit is under way any more.
         await session.execute("SET GLOBAL super_read_only = ON")
-    except Refused:
-        return  # commits wait for replicas that are not there; the stop ends them
+    except Unavailable:
+        return not row["waits"]
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(SETTLE):
             # The server sends no event when a replica has everything.
@@ -114,6 +120,7 @@ async def settle(session: Session) -> None:
                 await asyncio.sleep(0.05)
     # A stop would wait eight seconds for replicas to leave by themselves.
     await session.execute("SET GLOBAL offline_mode = ON")
+    return True
 
 
 async def _wait(session: Session, ctx: InstanceContext) -> None:

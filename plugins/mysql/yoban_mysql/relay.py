@@ -79,6 +79,8 @@ def select(plan: RecoveryPlan, name: str, transactions: Iterable[Transaction], f
         IntegrityError: the file does not go on from what was fed (reason `LogGap`), or the target is no place of this
             history (`TargetNotReached`).
     """
+    if fed.passed:
+        return Selection((), fed)
     place = segments.parse(name)
     fork = next((fork.position for fork in plan.forks if fork.parent == place.line), None)
     shared = GtidSet.parse(fork) if fork is not None else None
@@ -92,7 +94,7 @@ def select(plan: RecoveryPlan, name: str, transactions: Iterable[Transaction], f
     leave, wanted = skipped(plan.target), _wanted(plan)
     taken: list[Gtid] = []
     ranges: list[tuple[int, int]] = []
-    passed, last = fed.passed, fed.last_commit
+    passed, last = False, fed.last_commit
     for one in transactions:
         if passed:
             break

@@ -33,14 +33,14 @@ from yoban_mysql.configuration import made_with, waits
 from yoban_mysql.configure import Configuration
 from yoban_mysql.files import empty_folder, make_folder, replace_file, sync_folder
 from yoban_mysql.line import OUR_TABLES
-from yoban_mysql.names import AGENT, MAIN_CONF
+from yoban_mysql.names import AGENT, MAIN_CONF, PID_FILE
 from yoban_mysql.session import Kept, connect
 
 INITIALIZE_DEADLINE = 600.0
 ACCOUNTS_DEADLINE = 90.0
 ACCOUNTS_STATEMENT = 60.0
 """Longest time of one statement that changes accounts: it may wait for replicas."""
-SETTLE_DEADLINE = 5.0
+SETTLE_DEADLINE = 8.0
 TABLESPACE = "mysql.ibd"
 INIT_FILE = "yoban-init.sql"
 _VERSION_AT = 8
@@ -148,12 +148,28 @@ class MySqlServer(Server):
             session.drop()
 
     async def close(self, ctx: InstanceContext) -> None:
-        """See `Server.close`. A primary takes no more writes, and its replicas get a moment to have what was written."""
-        if self._kept.holds(ctx):
-            with contextlib.suppress(YobanError, TimeoutError):
-                async with asyncio.timeout(SETTLE_DEADLINE), self._kept.use(ctx) as session:
-                    await reign.settle(session)
+        """See `Server.close`. A primary takes no more writes, and its replicas get a moment to have what was written.
+
+        A server with commits that wait for replicas is killed: told to stop, it would acknowledge them, and no replica has
+        them. Their sessions end without an answer.
+        """
+        with contextlib.suppress(YobanError, TimeoutError):
+            async with asyncio.timeout(SETTLE_DEADLINE), self._kept.use(ctx) as session:
+                if not await reign.settle(session):
+                    await asyncio.to_thread(kill, ctx)
         await self._kept.close(ctx)
+
+
+def kill(ctx: InstanceContext) -> None:
+    """Kill the server of an instance, if it runs. Blocking."""
+    try:
+        pid = int((ctx.run / PID_FILE).read_text())
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except (FileNotFoundError, ValueError):
+        return
+    if f"--defaults-file={ctx.data / MAIN_CONF}".encode() in words:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def making_folder(ctx: InstanceContext) -> Path:

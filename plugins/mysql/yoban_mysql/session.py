@@ -29,6 +29,8 @@ CONNECT = 4.0
 STATEMENT = 4.0
 DENIED = (1045, 1698)
 """Error numbers of a login that failed."""
+EXPIRED = (1820, 1862)
+"""Error numbers of a password that must be changed first."""
 
 _SETTINGS = (
     "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', time_zone = '+00:00', lock_wait_timeout = 3,"
@@ -132,6 +134,10 @@ async def password_works(ctx: InstanceContext, account: Account) -> bool:
             password=account.password.encode(),
         )
     except AccessDenied:
+        return False
+    except Refused as error:
+        if error.number not in EXPIRED:
+            raise
         return False
     await session.leave()
     return True
@@ -247,11 +253,6 @@ class Kept:
                 held.open.pop(key, None)
                 session.drop()
                 raise
-
-    def holds(self, ctx: InstanceContext) -> bool:
-        """Whether a connection to this server is open."""
-        session = self._sessions().open.get(str(ctx.run))
-        return session is not None and session.usable
 
     async def close(self, ctx: InstanceContext) -> None:
         """Close the connection to this server, if there is one. May be called again."""

@@ -45,6 +45,7 @@ _FIXED: dict[str, str] = {
     "binlog_format": _ARCHIVE,
     "binlog_gtid_simple_recovery": _ARCHIVE,
     "binlog_order_commits": _ARCHIVE,
+    "binlog_rotate_encryption_master_key_at_startup": "the log is not encrypted by the server",
     "binlog_row_value_options": _ARCHIVE,
     "character_set_server": _CONFIG,
     "collation_server": _CONFIG,
@@ -89,6 +90,8 @@ _FIXED: dict[str, str] = {
     "read_only": _OPEN,
     "super_read_only": _OPEN,
     "offline_mode": _OPEN,
+    "persist_only_admin_x509_subject": _SETTINGS,
+    "persist_sensitive_variables_in_plaintext": _SETTINGS,
     "relay_log": _FOLLOW,
     "relay_log_basename": _FOLLOW,
     "relay_log_index": _FOLLOW,
@@ -141,6 +144,9 @@ _REFUSED: dict[str, str] = {
     "innodb_checksum_algorithm": _HIDES,
     "innodb_force_load_corrupted": _HIDES,
     "innodb_force_recovery": _HIDES,
+    "innodb_api_disable_rowlock": "it belongs to a plugin that is not loaded",
+    "innodb_api_enable_binlog": "it belongs to a plugin that is not loaded",
+    "innodb_api_enable_mdl": "it belongs to a plugin that is not loaded",
     "innodb_read_only": _OPEN,
     "innodb_dedicated_server": "the server would take the whole machine's memory for its own",
     "innodb_redo_log_encrypt": "it needs a keyring, which the operator does not set up",
@@ -249,6 +255,7 @@ RESTART = frozenset(
     }
 )
 _RESTART_PREFIXES = ("performance_schema_max_",)
+_TAKEN_LIVE = frozenset({"performance_schema_max_digest_sample_age"})
 _RESTART_SIZED = re.compile(r"performance_schema_\w+_size")
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*(\.[A-Za-z][A-Za-z0-9_-]*)?")
@@ -270,7 +277,8 @@ def rule(name: str) -> SettingRule:
         return SettingRule(SettingClass.FIXED, _FIXED[key])
     if key in _REFUSED:
         return SettingRule(SettingClass.REFUSED, _REFUSED[key])
-    if key in RESTART or key.startswith(_RESTART_PREFIXES) or _RESTART_SIZED.fullmatch(key):
+    sized = key.startswith(_RESTART_PREFIXES) or _RESTART_SIZED.fullmatch(key)
+    if key in RESTART or (sized and key not in _TAKEN_LIVE):
         return SettingRule(SettingClass.RESTART, replicas_first=key in REPLICAS_FIRST)
     for prefix, why in _FIXED_PREFIXES.items():
         if key.startswith(prefix):

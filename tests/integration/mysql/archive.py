@@ -98,10 +98,14 @@ class Archive:
     def plan(self, target: RecoveryTarget) -> Plan:
         return plan(self.history(), target, self.world.engine)
 
-    async def begin(self, target: RecoveryTarget, *, chosen: Plan | None = None) -> tuple[Instance, Plan]:
-        """Place the base backup, feed the log and start the server of a new instance."""
+    async def begin(
+        self, target: RecoveryTarget, *, chosen: Plan | None = None, twin: Instance | None = None
+    ) -> tuple[Instance, Plan]:
+        """Place the base backup, feed the log and start the server of a new instance; with the server id of `twin`."""
         chosen = chosen or self.plan(target)
         made = self.world.instance(incarnation="ba9876543210")
+        if twin is not None:
+            made.change(incarnation=twin.ctx.incarnation, number=twin.ctx.number)
         engine = self.world.engine
         await place(engine, made.ctx, self.backups[chosen.backup.facts.id])
         await engine.server.configure(made.ctx, Role.RECOVERY, None, running=False)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
+from yoban.errors import IntegrityError, InvalidInput
+from yoban.plugins import RecoveryState, RecoveryTarget, Role, StopMode
 from yoban_mysql.gtid import GtidSet
 
 from tests.integration.mysql.archive import Archive, gtids
@@ -98,3 +101,259 @@ async def test_targets_across_a_rotation(archive: Archive) -> None:
     skipped = await archive.restore(skip=[fourth])
     assert await rows(skipped) == [1, 2, 3, 5]
     assert GtidSet.parse(fourth) <= GtidSet.parse(await gtids(skipped))
+
+
+async def test_failure_21_the_tail_of_a_dead_primary_is_left_out(archive: Archive) -> None:
+    """What the old primary had stored, and the new one never got, belongs to no history that `latest` follows."""
+    world = archive.world
+    first = await started(archive)
+    second = await world.replica(first)
+    await add(first, 2)
+    await archive.collect(first)
+    await world.level(second, first)
+    await second.run("STOP REPLICA IO_THREAD")
+    (orphan,) = await add(first, 50)
+    await archive.collect(first)
+    await first.stop(StopMode.IMMEDIATE)
+    promotion = await world.engine.replication.promote(second.ctx, deadline=30)
+    assert GtidSet.parse(orphan) & GtidSet.parse(promotion.fork) == GtidSet()
+    await archive.reigns(second, promotion)
+    await add(second, 60)
+    await second.run("FLUSH BINARY LOGS")
+    await add(second, 61)
+    await archive.collect(second)
+    latest = await archive.restore()
+    assert await rows(latest) == [1, 2, 60, 61]
+    assert not GtidSet.parse(orphan) <= GtidSet.parse(await gtids(latest))
+    await latest.stop()
+    # The line can be named: then the old primary's own end is what is restored.
+    old = await archive.restore(line=archive.terms[0].line)
+    assert await rows(old) == [1, 2, 50]
+
+
+async def test_failure_21_a_switchover_in_the_middle_of_archiving(archive: Archive) -> None:
+    """Files of both servers overlap; targets on either side of the switchover are met, from backups of either line."""
+    world = archive.world
+    first = await started(archive)
+    second = await world.replica(first)
+    await add(first, 2)
+    await archive.collect(first)
+    (third,) = await add(first, 3)  # never stored by the one who wrote it
+    await world.level(second, first)
+    await first.stop()
+    drained = await world.engine.replication.drained_position(first.ctx)
+    promotion = await world.engine.replication.promote(second.ctx, deadline=30)
+    assert promotion.fork == drained
+    await archive.reigns(second, promotion)
+    (fourth,) = await add(second, 4)
+    await archive.collect(second)
+    at_four = await restored_rows(archive, "transaction", fourth)
+    assert at_four == [1, 2, 3, 4]
+    assert await restored_rows(archive, "transaction", third, exclusive=True) == [1, 2]
+    # A backup after the new line began, from the old primary that follows now.
+    await first.start(Role.REPLICA, second)
+    await world.follows(first)
+    await world.level(first, second)
+    await archive.back_up(first, "b2")
+    await add(second, 5)
+    await archive.collect(second)
+    assert archive.plan(RecoveryTarget()).backup.facts.id == "b2"
+    assert await restored_rows(archive, "latest") == [1, 2, 3, 4, 5]
+    # The first server's files have the same names on its volume as the second's; in the archive none are shared.
+    numbers = [name.rsplit(".", 2)[1] for name in (*archive.whole, *archive.tails)]
+    assert len(set(numbers)) < len(numbers)
+
+
+async def restored_rows(archive: Archive, kind: str, value: str = "", *, exclusive: bool = False) -> list[int]:
+    made = await archive.restore(kind, value, exclusive=exclusive)
+    found = await rows(made)
+    await made.stop()
+    return found
+
+
+async def test_failure_20_log_purged_by_hand_is_a_named_gap(archive: Archive) -> None:
+    primary = await started(archive)
+    await add(primary, 2)
+    await primary.run("FLUSH BINARY LOGS")
+    await add(primary, 3)
+    await primary.run("FLUSH BINARY LOGS")
+    await add(primary, 4)
+    log = await primary.value("SHOW BINARY LOG STATUS")
+    await primary.run(f"PURGE BINARY LOGS TO '{log}'")
+    await archive.collect(primary)
+    with pytest.raises(IntegrityError) as caught:
+        archive.plan(RecoveryTarget())
+    assert caught.value.reason == "LogGap"
+    # A new base backup makes the archive whole again.
+    await archive.back_up(primary, "b2")
+    await add(primary, 5)
+    await archive.collect(primary)
+    assert await restored_rows(archive, "latest") == [1, 2, 3, 4, 5]
+
+
+async def test_failure_20_a_missing_file_in_the_middle_is_named(archive: Archive) -> None:
+    primary = await started(archive)
+    for number in (2, 3, 4):
+        await add(primary, number)
+        await primary.run("FLUSH BINARY LOGS")
+    await archive.collect(primary)
+    whole = archive.plan(RecoveryTarget())
+    gone = whole.recovery.segments[1]
+    del archive.whole[gone]
+    with pytest.raises(IntegrityError) as caught:
+        archive.plan(RecoveryTarget())
+    assert caught.value.reason == "LogGap"
+    assert gone[:-20] in caught.value.object
+    # Who does not look at names is stopped by what the files themselves say.
+    left = tuple(name for name in whole.recovery.segments if name != gone)
+    with pytest.raises(IntegrityError) as caught:
+        await archive.begin(RecoveryTarget(), chosen=replace(whole, recovery=replace(whole.recovery, segments=left)))
+    assert (caught.value.reason, left[1] in caught.value.object) == ("LogGap", True)
+
+
+async def test_failure_23_a_transaction_taken_for_executed_before_the_replay_is_no_success(archive: Archive) -> None:
+    primary = await started(archive)
+    (second,) = await add(primary, 2)
+    await archive.collect(primary)
+    made, chosen = await archive.begin(RecoveryTarget())
+    await made.run(
+        "SET GLOBAL super_read_only = OFF", f"SET GTID_NEXT = '{second}'", "BEGIN", "COMMIT",
+        "SET GTID_NEXT = 'AUTOMATIC'", "SET GLOBAL super_read_only = ON",
+    )  # fmt: skip
+    found = await archive.settle(made, chosen)
+    assert found.state is RecoveryState.FAILED
+    assert second in found.message
+
+
+async def test_failure_24_a_damaged_file_in_the_archive_stops_the_restore_by_name(archive: Archive) -> None:
+    primary = await started(archive)
+    await add(primary, 2)
+    await primary.run("INSERT INTO app.t VALUES (3, REPEAT('x', 90))", "FLUSH BINARY LOGS")
+    await add(primary, 4)
+    await archive.collect(primary)
+    chosen = archive.plan(RecoveryTarget())
+    name = next(name for name, data in archive.whole.items() if b"xxxx" in data)
+    data = bytearray(archive.whole[name])
+    data[data.index(b"xxxx")] ^= 0xFF
+    archive.whole[name] = bytes(data)
+    made, chosen = await archive.begin(RecoveryTarget(), chosen=chosen)
+    found = await archive.settle(made, chosen)
+    assert found.state is RecoveryState.FAILED
+    assert "cannot be applied" in found.message
+    assert await rows(made) == [1, 2], "everything before it is applied, nothing after it"
+    await made.stop()
+    # A file whose structure is broken is found before anything is applied.
+    archive.whole[name] = bytes(data[:200]) + b"\xff" * 40 + bytes(data[240:])
+    with pytest.raises(IntegrityError) as caught:
+        await archive.begin(RecoveryTarget(), chosen=chosen)
+    assert (caught.value.reason, caught.value.object) == ("LogDamaged", name)
+
+
+async def test_a_truncated_last_file_is_no_success(archive: Archive) -> None:
+    primary = await started(archive)
+    await add(primary, 2)
+    (third,) = await add(primary, 3)
+    tail = await archive.collect(primary)
+    assert tail is not None
+    chosen = archive.plan(RecoveryTarget())
+    archive.tails[tail.segment] = archive.tails[tail.segment][:-7]
+    with pytest.raises(IntegrityError, match="missing"):
+        archive.plan(RecoveryTarget())
+    made, chosen = await archive.begin(RecoveryTarget(), chosen=chosen)
+    found = await archive.settle(made, chosen)
+    assert found.state is RecoveryState.FAILED
+    assert third.rsplit(":", 1)[1] in found.message
+
+
+async def test_a_server_with_the_sources_id_applies_all_the_same(archive: Archive) -> None:
+    primary = await started(archive)
+    await add(primary, 2, 3)
+    await archive.collect(primary)
+    made, chosen = await archive.begin(RecoveryTarget(), twin=primary)
+    assert await made.value("SELECT @@server_id") == await primary.value("SELECT @@server_id")
+    found = await archive.settle(made, chosen)
+    assert found.state is RecoveryState.REACHED, found.message
+    assert await rows(made) == [1, 2, 3]
+
+
+async def test_leaving_out_what_later_rows_need_stops_by_name(archive: Archive) -> None:
+    primary = await started(archive)
+    (second,) = await add(primary, 2)
+    await primary.run("DELETE FROM app.t WHERE id = 2")
+    await archive.collect(primary)
+    made, chosen = await archive.begin(RecoveryTarget(skip=(second,)))
+    found = await archive.settle(made, chosen)
+    assert found.state is RecoveryState.FAILED
+    assert "cannot be applied" in found.message
+    assert "1032" in found.message or "DELETE_ROWS" in found.message.upper() or "find record" in found.message
+
+
+async def test_what_a_backup_holds_cannot_be_left_out(archive: Archive) -> None:
+    primary = await archive.world.primary()
+    await archive.reigns(primary)
+    await table(primary)
+    (one,) = await add(primary, 1)
+    await archive.back_up(primary)
+    await add(primary, 2)
+    await archive.collect(primary)
+    with pytest.raises(InvalidInput):
+        archive.plan(RecoveryTarget(skip=(one,)))
+
+
+async def test_everything_that_a_log_can_hold(archive: Archive) -> None:
+    """DDL, a large transaction, XA, tables without a key, routines, triggers, events, accounts."""
+    primary = await started(archive)
+    await primary.run(
+        "CREATE TABLE app.plain (a int, b varchar(300))",
+        "INSERT INTO app.plain VALUES (1, 'one'), (1, 'one'), (2, 'two')",
+        "UPDATE app.plain SET b = 'other' WHERE a = 1",
+        "CREATE TABLE app.big (id int AUTO_INCREMENT PRIMARY KEY, b varchar(2000))",
+        "INSERT INTO app.big (b) WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 900)"
+        " SELECT REPEAT('x', 1500) FROM n",
+        "INSERT INTO app.big (b) SELECT b FROM app.big",
+        "INSERT INTO app.big (b) SELECT b FROM app.big",
+        "INSERT INTO app.big (b) SELECT b FROM app.big",
+        "ALTER TABLE app.t ADD COLUMN more int DEFAULT 7",
+        "XA START 'a'",
+        "INSERT INTO app.t (id, note) VALUES (200, 'xa')",
+        "XA END 'a'",
+        "XA PREPARE 'a'",
+        "XA COMMIT 'a'",
+        "CREATE PROCEDURE app.p () SELECT 1",
+        "CREATE FUNCTION app.f () RETURNS int DETERMINISTIC RETURN 7",
+        "CREATE TRIGGER app.g BEFORE INSERT ON app.t FOR EACH ROW SET NEW.note = CONCAT(NEW.note, '!')",
+        "CREATE EVENT app.e ON SCHEDULE EVERY 1 SECOND DO INSERT INTO app.plain VALUES (9, 'event')",
+        "CREATE USER 'reader'@'%' IDENTIFIED BY 'secret'",
+        "GRANT SELECT ON app.* TO 'reader'@'%'",
+        deadline=60,
+    )
+    await primary.run("DROP EVENT app.e", "INSERT INTO app.t (id, note) VALUES (201, 'triggered')")
+    await primary.run("CREATE EVENT app.later ON SCHEDULE EVERY 1 SECOND DO INSERT INTO app.plain VALUES (8, 'later')")
+    await archive.collect(primary)
+    await primary.run("DROP EVENT app.later")
+    made, chosen = await archive.begin(RecoveryTarget())
+    found = await archive.settle(made, chosen)
+    assert found.state is RecoveryState.REACHED, found.message
+    assert await made.value("SELECT @@event_scheduler") == "OFF"
+    for name in ("t", "big"):
+        assert await checksum(made, name) == await checksum(primary, name), name
+    assert await made.value("SELECT COUNT(*) FROM app.plain WHERE a <= 2") == 3
+    before = await made.value("SELECT COUNT(*) FROM app.plain WHERE a = 8")
+    await asyncio.sleep(1.5)
+    assert await made.value("SELECT COUNT(*) FROM app.plain WHERE a = 8") == before, "events stay off until the end"
+    await archive.finish(made, chosen)
+    assert await made.value("SELECT app.f()") == 7
+    assert await made.value("SELECT note FROM app.t WHERE id = 201") == "triggered!"
+    assert await made.value("SELECT COUNT(*) FROM mysql.user WHERE user = 'reader'") == 1
+    assert await made.value("SELECT @@innodb_flush_log_at_trx_commit, @@sync_binlog") == 1
+    await made.until("SELECT COUNT(*) > 0 FROM app.plain WHERE a = 8")
+
+
+async def checksum(instance: Instance, name: str) -> int:
+    session = await instance.session()
+    try:
+        row = await session.row(f"CHECKSUM TABLE app.{name}")
+        assert row is not None
+        return int(row["checksum"])
+    finally:
+        await session.leave()

@@ -19,8 +19,8 @@ def test_the_table_of_plugins(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     head, *lines = capsys.readouterr().out.splitlines()
     assert head.split() == ["NAME", "KIND", "DISTRIBUTION", "VERSION", "API", "CAPABILITIES", "ENABLED"]
     rows = {line.split()[0]: line for line in lines}
-    assert rows["mysql"].split()[:6] == ["mysql", "-", "yoban-mysql", "0.1.0", "1.0", "-"]
-    assert rows["mysql"].endswith("no: not yet implemented")
+    assert rows["mysql"].split()[:5] == ["mysql", "engine", "yoban-mysql", "0.1.0", "1.0"]
+    assert rows["mysql"].endswith("yes")
     assert rows["s3"].endswith("no: not listed in YOBAN_PLUGINS")
 
 

@@ -7,9 +7,12 @@ import sys
 
 import pytest
 
+_LATER = (
+    "aiobotocore", "asyncmy", "asyncpg", "botocore", "cryptography", "kubernetes_asyncio", "numpy", "yaml",
+)  # fmt: skip
 LATER = {
-    "yoban.cli.operator": ("aiobotocore", "asyncpg", "botocore", "cryptography", "kubernetes_asyncio", "numpy", "yaml"),
-    "yoban.agent.main": ("aiobotocore", "asyncpg", "botocore", "cryptography", "kubernetes_asyncio", "numpy", "yaml"),
+    "yoban.cli.operator": _LATER,
+    "yoban.agent.main": _LATER,
 }
 
 

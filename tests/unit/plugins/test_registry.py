@@ -348,7 +348,7 @@ def test_names_in_an_environment_variable() -> None:
 def test_from_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     registry = Registry.from_environment({"YOBAN_PLUGINS": "mysql"})
     rows = {row.name: row for row in registry.table()}
-    assert rows["mysql"].note == "not yet implemented"
+    assert (rows["mysql"].enabled, rows["mysql"].note) == (True, "")
     assert rows["s3"].note == "not listed in YOBAN_PLUGINS"
     monkeypatch.setenv("YOBAN_PLUGINS", "mysql")
     monkeypatch.setenv("YOBAN_PLUGINS_DISABLED", "mysql")

@@ -1,0 +1,144 @@
+"""Base backups by CLONE of real servers: exact, complete or refused by name, and gone without a trace."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections import namedtuple
+
+import pytest
+from yoban.errors import Terminal
+from yoban.plugins import BackupRequest, FileItem
+from yoban.testing.engineharness import copy
+from yoban_mysql.backup import copy_folder
+from yoban_mysql.gtid import GtidSet
+
+from tests.integration.mysql.archive import Archive, gtids
+from tests.integration.mysql.world import Instance, World
+
+pytestmark = pytest.mark.asyncio
+REQUEST = BackupRequest("20260101T000000Z-abcdef")
+
+
+def left(instance: Instance) -> list[str]:
+    """What lies beside the data, but for the server's own temporary folder."""
+    return sorted(path.name for path in instance.ctx.data.parent.iterdir() if not path.name.endswith(".tmp"))
+
+
+async def test_the_set_of_gtids_is_exact_while_others_write(world: World) -> None:
+    primary = await world.primary()
+    archive = Archive(world)
+    await archive.reigns(primary)
+    await primary.run("CREATE TABLE app.t (id int AUTO_INCREMENT PRIMARY KEY, note varchar(100))")
+    writing = True
+
+    async def write() -> None:
+        session = await primary.session()
+        while writing:
+            await session.execute("INSERT INTO app.t (note) VALUES ('x')")
+        await session.leave()
+
+    writer = asyncio.create_task(write())
+    await asyncio.sleep(0.2)
+    made = await archive.back_up(primary)
+    writing = False
+    await writer
+    assert left(primary) == ["data"]
+    begin, end = GtidSet.parse(made.begin.position), GtidSet.parse(made.end.position)
+    assert begin <= end <= GtidSet.parse(await gtids(primary))
+    assert made.end.frozen_seconds == 0.0
+    assert made.end.facts["server_uuid"] == await primary.value("SELECT @@server_uuid")
+    assert made.end.facts["gtid_executed"] == made.end.position
+    await archive.collect(primary)
+    restored = await archive.restore("immediate")
+    # Each transaction but those that made accounts and tables is a row.
+    count = await restored.value("SELECT COUNT(*) FROM app.t")
+    everything = await primary.value("SELECT COUNT(*) FROM app.t")
+    assert count == everything - (GtidSet.parse(await gtids(primary)) - end).count
+    assert await restored.value("SELECT @@server_uuid") != made.end.facts["server_uuid"]
+
+
+async def test_a_replica_serves_and_its_copy_follows_nobody(world: World) -> None:
+    primary = await world.primary()
+    replica = await world.replica(primary)
+    archive = Archive(world)
+    await archive.reigns(primary)
+    await primary.run("CREATE TABLE app.t (id int PRIMARY KEY)", "INSERT INTO app.t VALUES (1)")
+    await world.level(replica, primary)
+    made = await archive.back_up(replica)
+    tail = await archive.collect(primary)
+    assert tail is not None
+    assert made.end.line == tail.line, "the line is the primary's"
+    restored = await archive.restore()
+    assert await restored.value("SELECT COUNT(*) FROM app.t") == 1
+    channels = "SELECT COUNT(*) FROM performance_schema.replication_connection_configuration WHERE host <> ''"
+    assert await restored.value(channels) == 0
+    await world.follows(replica)
+
+
+async def test_tables_that_clone_does_not_carry_are_refused_by_name(world: World) -> None:
+    primary = await world.primary()
+    await primary.run(
+        "CREATE TABLE app.old (id int) ENGINE=MyISAM",
+        "INSERT INTO app.old VALUES (1)",
+        "CREATE TABLE app.sheet (id int NOT NULL) ENGINE=CSV",
+    )
+    with pytest.raises(Terminal) as caught:
+        await copy(world.engine, primary.ctx)
+    assert caught.value.reason == "TablesNotCarried"
+    assert "app.old (MyISAM)" in caught.value.object and "app.sheet (CSV)" in caught.value.object
+    assert left(primary) == ["data"]
+    await primary.run("DROP TABLE app.sheet", "ALTER TABLE app.old ENGINE=InnoDB")
+    await copy(world.engine, primary.ctx)
+
+
+async def test_too_little_room_is_told_with_figures(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    primary = await world.primary()
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9 - 12345, 12345))
+    with pytest.raises(Terminal) as caught:
+        await copy(world.engine, primary.ctx)
+    assert caught.value.reason == "NoSpace"
+    assert "12345 are free" in caught.value.cause
+    assert left(primary) == ["data"]
+
+
+async def test_failure_32_a_backup_that_is_cancelled_or_lost_leaves_nothing(world: World) -> None:
+    primary = await world.primary()
+    await primary.run("CREATE TABLE app.t (id int PRIMARY KEY)")
+    backup = world.engine.base_backup
+    with pytest.raises(ZeroDivisionError):
+        async with backup.backup(primary.ctx, REQUEST):
+            assert copy_folder(primary.ctx).is_dir()
+            raise ZeroDivisionError
+    assert left(primary) == ["data"]
+    for pause in (0.0, 0.15, 0.4, 1.0):
+
+        async def make() -> None:
+            async with backup.backup(primary.ctx, REQUEST):
+                await asyncio.sleep(60)
+
+        task = asyncio.create_task(make())
+        await asyncio.sleep(pause)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert left(primary) == ["data"]
+    copy_folder(primary.ctx).mkdir()
+    (copy_folder(primary.ctx) / "left by an agent that is gone").touch()
+    await backup.abandon(primary.ctx)
+    assert left(primary) == ["data"]
+    await copy(world.engine, primary.ctx)
+    await primary.run("INSERT INTO app.t VALUES (1)")
+
+
+async def test_nothing_of_one_server_only_is_in_it(world: World) -> None:
+    primary = await world.primary()
+    made = await copy(world.engine, primary.ctx)
+    paths = [item.path for item, _ in made.items]
+    assert "auto.cnf" not in paths
+    assert not [
+        path for path in paths if path.startswith(("binlog.", "relay", "#innodb_temp", "yoban-")) and "/" not in path
+    ]
+    assert "mysql.ibd" in paths and "ibdata1" in paths
+    assert all(item.size == len(data) for item, data in made.items if isinstance(item, FileItem))

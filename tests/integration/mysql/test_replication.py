@@ -1,0 +1,464 @@
+"""Replicas: cloned, followed, switched, told broken."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import asyncmy
+import pytest
+from yoban.errors import DeadlineExceeded, IntegrityError, NotReady, Unavailable
+from yoban.plugins import Durability, DurabilityMode, Finished, Order, Peer, Role, StopMode
+from yoban_mysql import line
+from yoban_mysql.gtid import GtidSet
+from yoban_mysql.stopped import executed
+
+from tests.integration.mysql.world import Instance, World, ask, eventually
+from tests.integration.servers import ServerUserProcesses
+
+pytestmark = pytest.mark.server
+
+SYNCHRONOUS = Durability(DurabilityMode.SYNCHRONOUS, 1)
+
+
+async def test_a_clone_follows_and_carries_no_identity_of_its_donor(world: World) -> None:
+    one = await world.primary(own=True)
+    await one.run(
+        "CREATE TABLE app.t (n int PRIMARY KEY, text longtext)", "INSERT INTO app.t VALUES (1, REPEAT('x', 20000000))"
+    )
+    two = world.instance()
+    seen: list[tuple[int, int]] = []
+    await world.engine.replication.provision(two.ctx, one.peer, lambda done, total: seen.append((done, total)))
+    assert seen[-1][0] == seen[-1][1] > 20_000_000
+    assert await world.engine.server.initialized(two.ctx)
+    assert await world.engine.server.data_version(two.ctx) == "9.7"
+    assert sorted(path.name for path in two.ctx.data.parent.iterdir()) == ["data"]
+    assert not (two.ctx.data / "auto.cnf").exists()
+    await two.start(Role.REPLICA, one)
+    await world.follows(two)
+    await one.run("INSERT INTO app.t VALUES (2, 'two')")
+    await world.level(two, one)
+    uuids = [await each.value("SELECT @@GLOBAL.server_uuid") for each in (one, two)]
+    assert len(set(uuids)) == 2
+    ids = [await each.value("SELECT @@GLOBAL.server_id") for each in (one, two)]
+    assert len(set(ids)) == 2
+    status = await world.engine.server.status(one.ctx)
+    assert [(link.name, link.streaming, link.synchronous) for link in status.replicas] == [("orders-2", True, False)]
+    mine = await world.engine.server.status(two.ctx)
+    assert mine.role is Role.REPLICA and mine.upstream and mine.lag_seconds == 0.0
+    assert mine.last_commit is not None and mine.line == status.line == f"{uuids[0]}.0000000001"
+    assert mine.received is not None and mine.position is not None
+    assert world.engine.positions.compare(mine.position, mine.received) in (Order.EQUAL, Order.LESS)
+    assert await world.engine.replication.diagnose(two.ctx) is None
+    assert await world.engine.replication.diagnose(one.ctx) is None, "a primary is no replica"
+    assert await world.engine.replication.manage_members(one.ctx, [two.peer]) == []
+    dumps = "SELECT MIN(connection_type) FROM performance_schema.threads WHERE processlist_command = 'Binlog Dump GTID'"
+    assert await one.value(dumps) == "SSL/TLS"
+    with pytest.raises(Unavailable, match="read-only"):
+        await two.run("INSERT INTO app.t VALUES (3, 'three')")
+
+
+async def test_a_clone_of_a_replica_does_not_follow_whom_its_donor_followed(world: World) -> None:
+    one = await world.primary()
+    two = await world.replica(one)
+    three = world.instance()
+    await world.engine.replication.provision(three.ctx, two.peer, lambda done, total: None)
+    await two.stop()
+    await three.start(Role.REPLICA)
+    assert (await world.engine.server.status(three.ctx)).upstream is False
+    await three.care(Role.REPLICA, one)
+    await world.follows(three)
+    await one.run("CREATE TABLE app.t (n int PRIMARY KEY)")
+    await world.level(three, one)
+
+
+async def test_a_clone_fails_as_unavailable_and_the_next_one_cleans_up(world: World) -> None:
+    one = await world.primary()
+    two = world.instance()
+    provision = world.engine.replication.provision
+    with pytest.raises(Unavailable):
+        await provision(two.ctx, Peer("x", "localhost", 1), lambda done, total: None)
+    for name in ("data.making", "data.fetching"):
+        folder = two.ctx.data.parent / name
+        folder.mkdir(exist_ok=True)
+        (folder / "left").write_text("over")
+    await provision(two.ctx, one.peer, lambda done, total: None)
+    assert sorted(path.name for path in two.ctx.data.parent.iterdir()) == ["data"]
+
+
+async def test_a_copy_that_breaks_off_or_is_given_up_leaves_nothing_that_looks_complete(world: World) -> None:
+    one = await world.primary()
+    two = world.instance()
+    fetching = asyncio.Event()
+    ended: list[int] = []
+
+    class Watched(ServerUserProcesses):
+        async def run(self, argv: Sequence[str], **more: Any) -> Finished:
+            if any("clone-valid-donor-list" in word for word in argv):
+                fetching.set()
+            return await super().run(argv, **more)
+
+    provision = world.engine.replication.provision
+    two.change(processes=Watched())
+    copying = asyncio.create_task(provision(two.ctx, one.peer, lambda done, total: None))
+    await fetching.wait()
+    await asyncio.sleep(0.3)
+    copying.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await copying
+    assert not await world.engine.server.initialized(two.ctx)
+    for name in os.listdir("/proc"):
+        with contextlib.suppress(OSError):
+            if name.isdigit() and str(two.ctx.data).encode() in Path(f"/proc/{name}/cmdline").read_bytes():
+                ended.append(int(name))
+    assert ended == [], "the server that fetched is gone"
+    copying = asyncio.create_task(provision(two.ctx, one.peer, lambda done, total: None))
+    await one.run("SET GLOBAL offline_mode = ON")  # the donor sends everybody away
+    with pytest.raises(Unavailable):
+        await copying
+    assert not await world.engine.server.initialized(two.ctx)
+    await one.run("SET GLOBAL offline_mode = OFF")
+    await provision(two.ctx, one.peer, lambda done, total: None)
+    assert await world.engine.server.initialized(two.ctx)
+
+
+async def test_semi_synchronous_commits_wait_for_a_replica_and_never_degrade(world: World) -> None:
+    one = await world.primary(durability=SYNCHRONOUS)
+    two = await world.replica(one, durability=SYNCHRONOUS)
+    async with asyncio.timeout(20):
+        while not any(link.synchronous for link in (await world.engine.server.status(one.ctx)).replicas):
+            await asyncio.sleep(0.05)
+    app = await one.as_app()
+    async with asyncio.timeout(10):
+        await ask(app, "CREATE TABLE t (n int PRIMARY KEY)")
+        await ask(app, "INSERT INTO t VALUES (1)")
+    assert two.process is not None
+    two.process.send_signal(signal.SIGKILL)
+    await two.process.wait()
+    held = asyncio.create_task(ask(app, "INSERT INTO t VALUES (2)"))
+    done, _ = await asyncio.wait({held}, timeout=3)
+    assert not done
+    assert await one.value("SELECT COUNT(*) FROM app.t") == 1, "nobody sees what no replica holds"
+    assert (await world.engine.server.status(one.ctx)).problem == ""
+    await two.start(Role.REPLICA, one)
+    async with asyncio.timeout(20):
+        await held
+    await two.until("SELECT COUNT(*) = 2 FROM app.t")
+    app.close()
+    # What was declared otherwise takes effect at once.
+    one.change(durability=Durability())
+    await one.care()
+    assert await one.value("SELECT @@GLOBAL.rpl_semi_sync_source_enabled") == 0
+    one.change(durability=Durability(DurabilityMode.SYNCHRONOUS, 2))
+    await one.care()
+    assert await one.value("SELECT @@GLOBAL.rpl_semi_sync_source_wait_for_replica_count") == 2
+
+
+async def test_bug_a_clean_stop_acknowledged_commits_that_no_replica_held(world: World) -> None:
+    one = await world.primary(durability=SYNCHRONOUS)
+    two = await world.replica(one, durability=SYNCHRONOUS)
+    app = await one.as_app()
+    await ask(app, "CREATE TABLE t (n int PRIMARY KEY)")
+    await two.stop(StopMode.IMMEDIATE)
+    held = asyncio.create_task(ask(app, "INSERT INTO t VALUES (1)"))
+    await asyncio.wait({held}, timeout=1)
+    await one.stop()
+    with pytest.raises(asyncmy.errors.Error):
+        await held
+    app.close()
+    with pytest.raises(NotReady):
+        await world.engine.replication.drained_position(one.ctx)
+
+
+async def hand_over(old: Instance, new: Instance) -> None:
+    """A planned change of primary, as agents do it."""
+    replication = old.engine.replication
+    await old.stop()
+    position = await replication.drained_position(old.ctx)
+    async with asyncio.timeout(30):
+        while True:
+            have = (await old.engine.server.status(new.ctx)).position
+            if have is not None and old.engine.positions.covers(have, position):
+                break
+            await asyncio.sleep(0.05)
+    promotion = await replication.promote(new.ctx, deadline=30)
+    assert await replication.promote(new.ctx, deadline=30) == promotion
+    await new.care()
+    status = await old.engine.server.status(new.ctx)
+    assert (status.role, status.line) == (Role.PRIMARY, promotion.line)
+    assert await replication.prepare_follow(old.ctx, new.peer) is None
+    await old.start(Role.REPLICA, new)
+    await old.world.follows(old)
+    await old.world.level(old, new)
+
+
+async def test_a_switchover_under_load_there_and_back_loses_nothing(world: World) -> None:
+    one = await world.primary(durability=SYNCHRONOUS)
+    two = await world.replica(one, durability=SYNCHRONOUS)
+    await one.run("CREATE TABLE app.t (n int PRIMARY KEY)")
+    acknowledged: list[int] = []
+
+    async def write(primary: Instance, first: int) -> None:
+        app = await primary.as_app()
+        try:
+            with contextlib.suppress(asyncmy.errors.Error):
+                for number in range(first, first + 100000):
+                    await ask(app, "INSERT INTO t VALUES (%s)", number)
+                    acknowledged.append(number)
+        finally:
+            app.close()
+
+    lines = [(await world.engine.server.status(one.ctx)).line]
+    for step, (old, new) in enumerate([(one, two), (two, one), (one, two)], 1):
+        writers = [asyncio.create_task(write(old, step * 1000000 + 200000 * n)) for n in range(3)]
+        await asyncio.sleep(0.5)
+        await hand_over(old, new)
+        await asyncio.gather(*writers)
+        lines.append((await world.engine.server.status(new.ctx)).line)
+        missing = set(acknowledged) - {row["n"] for row in await _rows(new, "SELECT n FROM app.t")}
+        assert missing == set()
+    assert len(acknowledged) > 30
+    assert len(set(lines)) == 4, "a line of the log has a name of its own, also of a server that reigns again"
+    sums = {str(await _rows(each, "CHECKSUM TABLE app.t")) for each in (one, two)}
+    assert len(sums) == 1
+
+
+async def _rows(instance: Instance, query: str) -> list[dict[str, Any]]:
+    session = await instance.session()
+    try:
+        return await session.rows(query)
+    finally:
+        session.drop()
+
+
+async def test_a_line_is_enough_by_itself_from_its_fork_on(world: World) -> None:
+    one = await world.primary()
+    await one.run("CREATE TABLE app.t (n int PRIMARY KEY)", "INSERT INTO app.t VALUES (1)")
+    two = await world.replica(one)
+    copied = GtidSet.parse(await two.value("SELECT @@GLOBAL.gtid_purged"))
+    await one.run("INSERT INTO app.t VALUES (2)", "FLUSH BINARY LOGS")
+    await world.level(two, one)
+    await two.run("FLUSH BINARY LOGS")
+    await one.stop()
+    promotion = await world.engine.replication.promote(two.ctx, deadline=30)
+    uuid = await two.value("SELECT @@GLOBAL.server_uuid")
+    assert promotion.line == f"{uuid}.0000000001"
+    assert GtidSet.parse(promotion.fork) == copied, "its log begins behind the copy, before the promotion"
+    files = line.log_files(two.ctx.data)
+    assert [file.number for file in files] == [1, 2]
+    assert copied <= files[0].previous and files[0].previous <= files[1].previous
+    whole = GtidSet.parse(await two.value("SELECT @@GLOBAL.gtid_executed"))
+    await two.stop()
+    found = executed(two.ctx.data)
+    assert found is not None and (found.gtids, found.clean) == (whole, True), "what came by copy is counted"
+
+
+async def test_a_crashed_primary_that_wrote_on_is_rebuilt_by_name_of_its_transactions(world: World) -> None:
+    one = await world.primary()
+    two = await world.replica(one)
+    await one.run("CREATE TABLE app.t (n int PRIMARY KEY)")
+    await world.level(two, one)
+    await two.run("STOP REPLICA")
+    await one.run("INSERT INTO app.t VALUES (666)")  # nobody else has it
+    errant = await one.value("SELECT @@GLOBAL.gtid_executed")
+    replication = world.engine.replication
+    await one.stop(StopMode.IMMEDIATE)
+    with pytest.raises(NotReady):
+        await replication.drained_position(one.ctx)
+    with pytest.raises(NotReady, match="no primary yet"):
+        await replication.prepare_follow(one.ctx, two.peer)
+    promotion = await replication.promote(two.ctx, deadline=30)
+    assert promotion.parent.startswith(errant[:36])
+    await two.care()
+    broken = await replication.prepare_follow(one.ctx, two.peer)
+    assert broken is not None and broken.rebuild
+    number = str(GtidSet.parse(errant)).rpartition("-")[2]
+    assert f"{errant[:36]}:{number}" in broken.why
+    await replication.provision(one.ctx, two.peer, lambda done, total: None)
+    await one.start(Role.REPLICA, two)
+    await world.follows(one)
+    await world.level(one, two)
+    assert await one.value("SELECT COUNT(*) FROM app.t") == 0
+
+
+async def test_a_replica_with_transactions_of_its_own_is_recognised(world: World) -> None:
+    one = await world.primary()
+    two = await world.replica(one)
+    assert await world.engine.replication.diagnose(two.ctx) is None
+    await two.run("SET GLOBAL super_read_only = OFF", "CREATE SCHEMA errant", "SET GLOBAL super_read_only = ON")
+    uuid = await two.value("SELECT @@GLOBAL.server_uuid")
+    broken = await world.engine.replication.diagnose(two.ctx)
+    assert broken is not None and broken.rebuild
+    assert f"{uuid}:1" in broken.why and one.ctx.name in broken.why
+
+
+async def test_a_replica_whose_logs_were_purged_is_recognised(world: World) -> None:
+    one = await world.primary()
+    two = await world.replica(one)
+    await world.level(two, one)
+    await two.stop()
+    await one.run("CREATE TABLE app.t (n int PRIMARY KEY)", "FLUSH BINARY LOGS")
+    newest = await _rows(one, "SHOW BINARY LOGS")
+    await one.run(f"PURGE BINARY LOGS TO '{newest[-1]['log_name']}'")
+    replication = world.engine.replication
+    broken = await replication.prepare_follow(two.ctx, one.peer)
+    assert broken is not None and broken.rebuild and "no longer has the log" in broken.why
+    await two.start(Role.REPLICA, one)
+    async with asyncio.timeout(30):
+        while (broken := await replication.diagnose(two.ctx)) is None:
+            await asyncio.sleep(0.2)
+    assert broken.rebuild and "no longer has the log" in broken.why
+    uuid = await one.value("SELECT @@GLOBAL.server_uuid")
+    assert uuid in broken.why
+    await two.stop()
+    await replication.provision(two.ctx, one.peer, lambda done, total: None)
+    await two.start(Role.REPLICA, one)
+    await world.follows(two)
+
+
+async def test_an_applier_that_fails_for_good_is_recognised_and_what_passes_is_not(world: World) -> None:
+    one = await world.primary()
+    two = await world.replica(one)
+    replication = world.engine.replication
+    await one.run("CREATE TABLE app.t (n int PRIMARY KEY)", "INSERT INTO app.t VALUES (1)")
+    await world.level(two, one)
+    await two.run(
+        "SET GLOBAL super_read_only = OFF",
+        "SET sql_log_bin = OFF",
+        "DELETE FROM app.t",
+        "SET GLOBAL super_read_only = ON",
+    )
+    await one.run("DELETE FROM app.t WHERE n = 1")
+    last = GtidSet.parse(await one.value("SELECT @@GLOBAL.gtid_executed"))
+    async with asyncio.timeout(30):
+        while (broken := await replication.diagnose(two.ctx)) is None:
+            await two.care(Role.REPLICA, one)  # care does not start it again and again
+            await asyncio.sleep(0.1)
+    assert broken.rebuild
+    assert str(last).rpartition("-")[2] in broken.why and "delete" in broken.why.lower()
+    assert "cannot apply" in (await world.engine.server.status(two.ctx)).problem
+    with pytest.raises(NotReady, match="cannot apply"):
+        await replication.promote(two.ctx, deadline=20)
+
+
+async def test_a_promotion_that_does_not_end_is_told_in_time(world: World) -> None:
+    one = await world.primary()
+    two = await world.replica(one)
+    await one.run("CREATE TABLE app.t (n int PRIMARY KEY)")
+    await world.level(two, one)
+    session = await two.session()
+    await session.execute("LOCK INSTANCE FOR BACKUP")  # the applier waits with its DDL
+    await one.run("ALTER TABLE app.t ADD m int")
+    wanted = (await world.engine.server.status(one.ctx)).position
+    async with asyncio.timeout(20):
+        while (await world.engine.server.status(two.ctx)).received != wanted:
+            await asyncio.sleep(0.05)
+    assert (await world.engine.server.status(two.ctx)).position != wanted
+    with pytest.raises(DeadlineExceeded):
+        await world.engine.replication.promote(two.ctx, deadline=0.5)
+    await session.leave()
+    await world.engine.replication.promote(two.ctx, deadline=30)
+    assert await two.value(
+        "SELECT COUNT(*) FROM information_schema.columns WHERE table_name = 't' AND column_name = 'm'"
+    )
+
+
+async def test_a_replica_keeps_what_it_confirmed_and_had_not_applied_when_it_crashed(world: World) -> None:
+    one = await world.primary(durability=SYNCHRONOUS)
+    two = await world.replica(one, durability=SYNCHRONOUS)
+    app = await one.as_app()
+    await ask(app, "CREATE TABLE t (n int PRIMARY KEY)")
+    await world.level(two, one)
+    await two.run("STOP REPLICA SQL_THREAD")
+    for number in range(20):
+        await ask(app, "INSERT INTO t VALUES (%s)", number)  # acknowledged: the replica has it, unapplied
+    app.close()
+    assert two.process is not None
+    two.process.kill()
+    await two.process.wait()
+    await one.stop(StopMode.IMMEDIATE)
+    # Its agent has the Lease now; the old primary is gone for good.
+    await world.engine.server.configure(two.ctx, Role.REPLICA, None, running=False)
+    await two.launch()
+    await two.answers()
+    await world.engine.replication.promote(two.ctx, deadline=30)
+    await two.care()
+    assert await two.value("SELECT COUNT(*) FROM app.t") == 20
+
+
+async def test_a_torn_relay_log_is_fetched_again(world: World) -> None:
+    one = await world.primary()
+    two = await world.replica(one)
+    await one.run("CREATE TABLE app.t (n int PRIMARY KEY)")
+    await world.level(two, one)
+    await two.run("STOP REPLICA SQL_THREAD")
+    for number in range(10):
+        await one.run(f"INSERT INTO app.t VALUES ({number})")
+    wanted = (await world.engine.server.status(one.ctx)).position
+    async with asyncio.timeout(20):
+        while (await world.engine.server.status(two.ctx)).received != wanted:
+            await asyncio.sleep(0.05)
+    await two.stop(StopMode.IMMEDIATE)
+    newest = max(two.ctx.data.glob("relay.0*"), key=lambda path: path.stat().st_size)
+    with newest.open("r+b") as file:
+        size = newest.stat().st_size
+        file.seek(size - 400)
+        file.write(b"\xff" * 50)
+    await two.start(Role.REPLICA, one)
+    async with asyncio.timeout(40):
+        while (await world.engine.server.status(two.ctx)).position != wanted:
+            await two.care(Role.REPLICA, one)
+            await asyncio.sleep(0.2)
+    assert await world.engine.replication.diagnose(two.ctx) is None
+
+
+async def test_a_replica_turns_to_another_source_and_keeps_what_it_received(world: World) -> None:
+    one = await world.primary()
+    two = await world.replica(one)
+    three = await world.replica(one)
+    await one.run("CREATE TABLE app.t (n int PRIMARY KEY)")
+    await world.level(two, one)
+    await one.stop()
+    await world.engine.replication.promote(two.ctx, deadline=30)
+    await two.care()
+    await two.run("INSERT INTO app.t VALUES (1)")
+    await three.care(Role.REPLICA, two)
+    await world.follows(three)
+    await world.level(three, two)
+    assert await world.engine.replication.diagnose(three.ctx) is None
+    status = await world.engine.server.status(two.ctx)
+    assert [link.name for link in status.replicas] == ["orders-3"]
+    # Nobody to follow is no failure.
+    await three.care(Role.REPLICA)
+    assert (await world.engine.server.status(three.ctx)).upstream is False
+    assert await world.engine.replication.diagnose(three.ctx) is None
+
+
+async def test_events_run_on_the_primary_and_go_on_after_a_switchover(world: World) -> None:
+    one = await world.primary()
+    two = await world.replica(one)
+    await one.run(
+        "CREATE TABLE app.t (at datetime(6), id int)",
+        "CREATE EVENT app.tick ON SCHEDULE EVERY 1 SECOND DO INSERT INTO app.t VALUES (NOW(6), @@server_id)",
+    )
+    await world.level(two, one)
+    assert await two.value("SELECT @@GLOBAL.event_scheduler") == "OFF"
+    await hand_over(one, two)
+    assert await one.value("SELECT @@GLOBAL.event_scheduler") == "OFF"
+    await two.until("SELECT COUNT(*) > 0 FROM app.t WHERE id = @@server_id")
+
+
+async def test_data_of_another_database_is_to_be_rebuilt(world: World) -> None:
+    one = await world.primary()
+    two = await world.primary(own=True)
+    await two.stop()
+    broken = await eventually(lambda: world.engine.replication.prepare_follow(two.ctx, one.peer))
+    assert broken is not None and broken.rebuild and "lacks" in broken.why
+    empty = world.instance()
+    with pytest.raises(IntegrityError):
+        await world.engine.replication.drained_position(empty.ctx)
