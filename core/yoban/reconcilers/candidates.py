@@ -28,9 +28,6 @@ def _reigns(status: AgentStatus) -> bool:
 
 def _candidate(name: str, number: int, status: AgentStatus, link: ReplicaState | None) -> Candidate:
     server = status.server
-    lags = [
-        lag for lag in (link.lag_seconds if link else None, server.lag_seconds if server else None) if lag is not None
-    ]
     return Candidate(
         name=name,
         number=number,
@@ -38,5 +35,15 @@ def _candidate(name: str, number: int, status: AgentStatus, link: ReplicaState |
         ready=status.ready,
         streaming=link.streaming if link is not None else bool(server is not None and server.upstream),
         synchronous=link is not None and link.synchronous,
-        lag_seconds=max(lags, default=None),
+        lag_seconds=lag(status, link),
     )
+
+
+def lag(status: AgentStatus | None, link: ReplicaState | None) -> float | None:
+    """Return how far a replica is behind in seconds, None when neither it nor its primary can tell.
+
+    Not every engine's primary knows how far its replicas are. Of two answers the greater counts.
+    """
+    own = status.server.lag_seconds if status is not None and status.server is not None else None
+    seen = link.lag_seconds if link is not None else None
+    return max((one for one in (own, seen) if one is not None), default=None)

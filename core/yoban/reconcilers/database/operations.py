@@ -16,6 +16,7 @@ from yoban.domain.rollout import Action, Running, next_step
 from yoban.errors import InvalidInput, YobanError
 from yoban.model.instance import SwitchoverDocument
 from yoban.plugins import Engine
+from yoban.reconcilers.candidates import lag
 from yoban.reconcilers.database.observed import Observed
 
 BEST = "best"
@@ -198,7 +199,7 @@ def _candidate(observed: Observed, number: int, token: str) -> Candidate:
         ready=observed.ready(number) and (agent is None or agent.restart == token),
         streaming=link is not None and link.streaming,
         synchronous=link is not None and link.synchronous,
-        lag_seconds=link.lag_seconds if link is not None else None,
+        lag_seconds=lag(agent, link),
     )
 
 

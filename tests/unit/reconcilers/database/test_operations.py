@@ -202,6 +202,14 @@ def test_a_switchover_waits_for_a_replica_that_lags() -> None:
     assert "99 s behind" in decided.outcome.message
 
 
+@pytest.mark.parametrize(("behind", "begun"), [(0.0, True), (99.0, False), (None, False)])
+def test_a_primary_that_cannot_tell_how_far_replicas_are_leaves_it_to_them(behind: float | None, begun: bool) -> None:
+    sees = ServerState(role="primary", replicas=[ReplicaState(name="orders-2", streaming=True, lag_seconds=None)])
+    told = agent(2, server=ServerState(role="replica", lag_seconds=behind))
+    decided = operate(observed(agent(1, server=sees), told, agent(3)), replace(WISHES, switchover="orders-2"))
+    assert (decided.switchover is not None) is begun
+
+
 def test_a_target_that_left_is_chosen_anew() -> None:
     doc = document(switchover=SwitchoverDocument(id="best", target="orders-9"))
     decided = operate(observed(doc=doc), replace(WISHES, switchover=""))
