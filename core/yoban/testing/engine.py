@@ -341,7 +341,9 @@ class EngineContract(EngineFactsContract):
 
     # The log
 
-    async def test_the_tail_of_the_log(self, engine: Engine, primary: InstanceContext, driver: Driver) -> None:
+    async def test_the_tail_of_the_log(
+        self, engine: Engine, primary: InstanceContext, driver: Driver, archive: Archive
+    ) -> None:
         source = engine.log_source
         if source is None:
             return self.lacks(engine, Capability.POINT_IN_TIME)
@@ -371,7 +373,13 @@ class EngineContract(EngineFactsContract):
         assert last is not None
         if last.segment != later.segment:
             assert last.segment.startswith(source.successor(later.segment, size)), "what comes next was told beforehand"
-            assert later.segment in [segment.name.name for segment in await source.pending(primary)]
+            ended = later.segment
+
+            async def offered() -> bool:
+                names = [segment.name.name for segment in await source.pending(primary)]
+                return ended in names or ended in archive.files
+
+            await until(offered, deadline=10, what=f"{ended} is offered, or asked to be stored")
         await source.stored(primary, tail.position)
         await source.stored(primary, tail.position)
         await driver.write(primary, "four")

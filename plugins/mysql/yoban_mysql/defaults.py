@@ -42,6 +42,8 @@ def defaults(facts: ServerFacts) -> dict[str, str]:
         found |= {
             "table_open_cache": "400",
             "table_definition_cache": "400",
+            "performance_schema_digests_size": "1000",
+            "performance_schema_error_size": "100",
             "performance_schema_max_table_instances": "500",
             "performance_schema_max_table_handles": "1000",
             "innodb_log_buffer_size": str(8 * MIB),

@@ -51,6 +51,8 @@ async def ensure(session: Session, ctx: InstanceContext, upstream: Peer | None) 
     if upstream is None:
         if row is not None and row["receiver"] != "OFF":
             await session.execute("STOP REPLICA IO_THREAD", deadline=DEADLINE)
+        if row is not None and row["applier"] == "OFF" and applier_error(row) in PASSING:
+            await _apply_rest(session)
         return
     if row is None:
         await _point(session, ctx, upstream)
@@ -88,6 +90,15 @@ async def _turn(session: Session, ctx: InstanceContext, upstream: Peer) -> None:
         await session.execute("STOP REPLICA", deadline=DEADLINE)
         await session.execute("RESET REPLICA ALL", deadline=DEADLINE)
         await _point(session, ctx, upstream)
+
+
+async def _apply_rest(session: Session) -> None:
+    """Apply what was received before, with nobody to receive from."""
+    try:
+        await session.execute("START REPLICA SQL_THREAD", deadline=DEADLINE)
+    except Refused as error:
+        if error.number not in STALE:
+            raise
 
 
 async def _start(session: Session, ctx: InstanceContext, upstream: Peer) -> None:

@@ -40,6 +40,10 @@ _STATE = (
     "SELECT @@GLOBAL.server_uuid AS uuid, @@GLOBAL.super_read_only AS closed, UTC_TIMESTAMP(6) AS observed,"
     " (SELECT COUNT(*) FROM performance_schema.replication_connection_configuration WHERE channel_name = '') AS follows"
 )
+_MEND = (
+    "fail over to a replica; or make a base backup now and remove the file by PURGE BINARY LOGS: what lies between the"
+    " backups before and after it cannot be restored"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,10 +182,10 @@ class MySqlLog(LogSource):
                         known.heads[number] = BinlogFile(file, size).previous | before
             except FileNotFoundError:
                 continue  # purged meanwhile
-            except IntegrityError:
+            except IntegrityError as error:
                 if found and path.name == line.log_index(ctx.data)[-1].name:
                     break  # just made, its head is not written yet
-                raise
+                raise _damaged(path, path.name, error) from error
             found.append(File(number, path, size, known.heads[number]))
         for number in [number for number in known.heads if not found or number < found[0].number]:
             del known.heads[number]
@@ -204,18 +208,12 @@ class MySqlLog(LogSource):
                 log = BinlogFile(file, segment.path.stat().st_size, verify=True)
                 found = log.contents()
         except IntegrityError as error:
-            raise IntegrityError(
-                f"the log file {segment.path.name} is damaged: {error.message}",
-                object=name,
-                cause=error.cause,
-                fix="fail over to a replica, or make a base backup now: what lies in this file cannot be restored",
-                reason="LogDamaged",
-            ) from error
+            raise _damaged(segment.path, name, error) from error
         if found.end != segment.path.stat().st_size:
             raise IntegrityError(
                 f"the log file {segment.path.name} ends within a transaction",
                 object=name,
-                fix="fail over to a replica, or make a base backup now",
+                fix=_MEND,
                 reason="LogDamaged",
             )
         if log.format.server_id != server_id(ctx.incarnation, ctx.number):
@@ -305,6 +303,16 @@ class MySqlLog(LogSource):
                 break
             going = following.number
         return going
+
+
+def _damaged(path: Path, name: str, error: IntegrityError) -> IntegrityError:
+    return IntegrityError(
+        f"the log file {path.name} is damaged: {error.message}",
+        object=name,
+        cause=error.cause,
+        fix=_MEND,
+        reason="LogDamaged",
+    )
 
 
 def _name(line_name: str, file: File) -> str:

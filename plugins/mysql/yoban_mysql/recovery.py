@@ -40,7 +40,8 @@ from yoban_mysql.session import Kept, Refused, Session
 from yoban_mysql.targets import skipped
 
 DEADLINE = 60.0
-WORKERS = 4
+WORKERS = (2, 8)
+"""Fewest and most appliers: one for each core."""
 SILENT_LOOKS = 4
 """Looks at an applier that has read everything and applies nothing any more; then it is told that something is missing."""
 
@@ -52,7 +53,6 @@ RELAXED: Mapping[str, str] = {
     "log_replica_updates": "OFF",
     "relay_log_purge": "OFF",
     "relay_log_recovery": "OFF",
-    "replica_parallel_workers": str(WORKERS),
     "replica_preserve_commit_order": "ON",
     # A transaction of a server with our id would be passed over without a word.
     "replicate_same_server_id": "ON",
@@ -228,7 +228,8 @@ def _prepare(ctx: InstanceContext, plan: RecoveryPlan) -> None:
     values = options.parse((ctx.data / MAIN_CONF).read_text())
     for name in ("plugin_load_add", "log_bin"):
         values.pop(name, None)
-    text = main_text(values, RELAXED, Role.RECOVERY) + "skip_log_bin\n"
+    workers = {"replica_parallel_workers": str(max(WORKERS[0], min(int(ctx.cpus), WORKERS[1])))}
+    text = main_text(values, {**RELAXED, **workers}, Role.RECOVERY) + "skip_log_bin\n"
     replace_file(ctx.data / MAIN_CONF, text)
     replace_file(ctx.data / RECOVERY_FILE, relay.start(plan).text())
 

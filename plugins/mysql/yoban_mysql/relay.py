@@ -92,16 +92,17 @@ def select(plan: RecoveryPlan, name: str, transactions: Iterable[Transaction], f
             reason="LogGap",
         )
     leave, wanted = skipped(plan.target), _wanted(plan)
+    left = (wanted - fed.have).count if wanted is not None else -1
     taken: list[Gtid] = []
     ranges: list[tuple[int, int]] = []
-    passed, last = False, fed.last_commit
+    passed, last = left == 0, fed.last_commit
     for one in transactions:
         if passed:
             break
         if one.gtid in fed.have or (shared is not None and one.gtid not in shared):
             continue
         if wanted is not None and one.gtid not in wanted:
-            if not wanted <= fed.have | GtidSet.of(taken):
+            if plan.target.type is TargetType.POSITION:
                 raise IntegrityError(
                     "the position is no place of this history",
                     object=f"target {plan.target.value[:200]}",
@@ -109,8 +110,8 @@ def select(plan: RecoveryPlan, name: str, transactions: Iterable[Transaction], f
                     fix="take a position that a server of this Database was at",
                     reason="TargetNotReached",
                 )
-            passed = True
-            break
+        else:
+            left -= 1
         if _beyond(plan, one):
             passed = True
             break
@@ -121,7 +122,7 @@ def select(plan: RecoveryPlan, name: str, transactions: Iterable[Transaction], f
                 ranges[-1] = (ranges[-1][0], one.end)
             else:
                 ranges.append((one.start, one.end))
-        passed = plan.target.type is TargetType.TRANSACTION and one.gtid == parse_gtid(plan.target.value)
+        passed = left == 0 or (plan.target.type is TargetType.TRANSACTION and one.gtid == parse_gtid(plan.target.value))
     have = fed.have | GtidSet.of(taken)
     return Selection(tuple(ranges), Fed(have, fed.files + bool(ranges), passed, last))
 
@@ -195,7 +196,13 @@ def start(plan: RecoveryPlan) -> Fed:
 
 
 def _wanted(plan: RecoveryPlan) -> GtidSet | None:
-    return GtidSet.parse(plan.target.value) if plan.target.type is TargetType.POSITION else None
+    """The set at which to stop; None where something else tells. LATEST is what was proven: what is stored beyond it may be
+    later than the moment that was asked for."""
+    if plan.target.type is TargetType.POSITION:
+        return GtidSet.parse(plan.target.value)
+    if plan.target.type is TargetType.LATEST:
+        return GtidSet.parse(plan.end or plan.backup_end)
+    return None
 
 
 def _beyond(plan: RecoveryPlan, one: Transaction) -> bool:

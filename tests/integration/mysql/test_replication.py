@@ -391,7 +391,8 @@ async def test_a_replica_keeps_what_it_confirmed_and_had_not_applied_when_it_cra
     assert await two.value("SELECT COUNT(*) FROM app.t") == 20
 
 
-async def test_a_torn_relay_log_is_fetched_again(world: World) -> None:
+@pytest.mark.parametrize("crashed", [True, False], ids=["found at the start", "found by the applier"])
+async def test_a_damaged_relay_log_is_fetched_again(world: World, crashed: bool) -> None:
     one = await world.primary()
     two = await world.replica(one)
     await one.run("CREATE TABLE app.t (n int PRIMARY KEY)")
@@ -403,18 +404,40 @@ async def test_a_torn_relay_log_is_fetched_again(world: World) -> None:
     async with asyncio.timeout(20):
         while (await world.engine.server.status(two.ctx)).received != wanted:
             await asyncio.sleep(0.05)
-    await two.stop(StopMode.IMMEDIATE)
+    if crashed:
+        await two.stop(StopMode.IMMEDIATE)
     newest = max(two.ctx.data.glob("relay.0*"), key=lambda path: path.stat().st_size)
     with newest.open("r+b") as file:
-        size = newest.stat().st_size
-        file.seek(size - 400)
+        file.seek(newest.stat().st_size - 400)
         file.write(b"\xff" * 50)
-    await two.start(Role.REPLICA, one)
+    if crashed:
+        await two.start(Role.REPLICA, one)
     async with asyncio.timeout(40):
         while (await world.engine.server.status(two.ctx)).position != wanted:
             await two.care(Role.REPLICA, one)
+            assert await world.engine.replication.diagnose(two.ctx) is None
             await asyncio.sleep(0.2)
-    assert await world.engine.replication.diagnose(two.ctx) is None
+    await two.until("SELECT COUNT(*) = 10 FROM app.t")
+    assert ("relay log" in two.output.lower()) != crashed, "the server itself drops what it cannot read at a start"
+
+
+async def test_a_replica_without_a_source_applies_what_it_has(world: World) -> None:
+    one = await world.primary()
+    two = await world.replica(one)
+    await one.run("CREATE TABLE app.t (n int PRIMARY KEY)")
+    await world.level(two, one)
+    await two.run("STOP REPLICA SQL_THREAD")
+    await one.run("INSERT INTO app.t VALUES (1)")
+    wanted = (await world.engine.server.status(one.ctx)).position
+    async with asyncio.timeout(20):
+        while (await world.engine.server.status(two.ctx)).received != wanted:
+            await asyncio.sleep(0.05)
+    await one.stop(StopMode.IMMEDIATE)
+    await two.stop()
+    await two.start(Role.REPLICA)
+    async with asyncio.timeout(20):
+        while (await world.engine.server.status(two.ctx)).position != wanted:
+            await asyncio.sleep(0.05)
 
 
 async def test_a_replica_turns_to_another_source_and_keeps_what_it_received(world: World) -> None:

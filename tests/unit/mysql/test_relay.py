@@ -26,7 +26,7 @@ def one(number: int, uuid: str = A, *, at: float | None = None) -> Transaction:
 
 def plan(kind: str = "latest", value: str = "", **more: Any) -> RecoveryPlan:
     target = RecoveryTarget(TargetType(kind), value, more.pop("exclusive", False), skip=more.pop("skip", ()))
-    return RecoveryPlan(target, OLD, Position(f"{A}:1-9"), Position(f"{A}:1-2"), **more)
+    return RecoveryPlan(target, OLD, Position(more.pop("end", f"{A}:1-9")), Position(f"{A}:1-2"), **more)
 
 
 def take(
@@ -60,6 +60,8 @@ def test_what_the_base_backup_holds_is_passed_over() -> None:
         (plan("time", (NOON + timedelta(seconds=60)).isoformat()), [3, 4, 5, 6], False),
         (plan("immediate"), [], True),
         (plan(skip=(f"{A}:4",)), [3, 5, 6], False),
+        (plan(end=f"{A}:1-5"), [3, 4, 5], True),  # what is stored beyond the proof may be later than what was asked for
+        (plan(end=f"{A}:1-2"), [], True),
     ],
 )
 def test_targets(wish: RecoveryPlan, expected: list[int], passed: bool) -> None:
