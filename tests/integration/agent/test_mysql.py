@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import pytest
 from harness import PodProcess, World, until
-from mysql import small, sql, start
+from mysqlside import small, sql, start
 from postgres import backup, keys, restored
 from yoban.model.instance import StoreDocument, SwitchoverDocument, TargetDocument
 
