@@ -124,13 +124,13 @@ def runs(names: Iterable[str], successor: Callable[[str], str]) -> tuple[tuple[s
     return (*found, (first, last)) if last else ()
 
 
-def absent(names: Iterable[str], first: str, last: str, log: LogSource, segment_bytes: int) -> tuple[str, ...]:
+def absent(names: Sequence[str], first: str, last: str, log: LogSource, segment_bytes: int) -> tuple[str, ...]:
     """Return the segments from `first` to `last`, both included, that are not among `names`.
 
     Where names follow from each other these are names, else what they begin with, and `*`.
 
     Args:
-        names: what there is.
+        names: what there is, in log order.
         first, last: segments of one line; they count as absent when they are not in `names`.
         log, segment_bytes: of the engine.
 
@@ -139,19 +139,18 @@ def absent(names: Iterable[str], first: str, last: str, log: LogSource, segment_
     """
     if first > last or log.classify(first).line != log.classify(last).line:
         raise InvalidInput(f"{last} does not lie after {first}", object="segments of the log")
-    have = sorted(set(names))
     missing: list[str] = []
-    at = bisect_left(have, first)
+    at = bisect_left(names, first)
     wanted = first
     for _ in range(LONGEST):
-        if at < len(have) and have[at].startswith(wanted):
-            wanted, at = have[at], at + 1
+        if at < len(names) and names[at].startswith(wanted):
+            wanted, at = names[at], at + 1
         else:
             missing.append(_told(last if last.startswith(wanted) else wanted, log))
         if wanted >= last or last.startswith(wanted):
             return tuple(missing)
         wanted = log.successor(wanted, segment_bytes)
-        while at < len(have) and have[at] < wanted:
+        while at < len(names) and names[at] < wanted:
             at += 1
     raise InvalidInput(f"more than {LONGEST} segments lie between {first} and {last}", object="segments of the log")
 

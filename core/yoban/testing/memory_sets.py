@@ -189,6 +189,11 @@ class SetsLog(LogSource):
 
     def __init__(self, world: World) -> None:
         self._world = world
+        self.told: dict[Path, Position] = {}
+        """Up to where all is stored, as each instance was told last."""
+
+    async def stored(self, ctx: InstanceContext, position: Position) -> None:
+        self.told[ctx.data] = position
 
     def classify(self, name: str) -> SegmentName:
         match = _NAME.fullmatch(name)

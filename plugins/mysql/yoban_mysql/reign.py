@@ -21,7 +21,7 @@ from yoban_mysql.session import Session, identifier
 from yoban_mysql.settings import truth, variable
 
 SENT_ALL = ("Source has sent all binlog to replica; waiting for more updates", "Master has sent all binlog to slave")
-SETTLE = 3.0
+SETTLE = 10.0
 _STATE = (
     "SELECT @@GLOBAL.super_read_only AS closed, @@GLOBAL.read_only AS shut,"
     " @@GLOBAL.rpl_semi_sync_source_enabled AS waits, @@GLOBAL.event_scheduler AS events, @@GLOBAL.offline_mode AS away"

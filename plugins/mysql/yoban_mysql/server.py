@@ -40,7 +40,7 @@ INITIALIZE_DEADLINE = 600.0
 ACCOUNTS_DEADLINE = 90.0
 ACCOUNTS_STATEMENT = 60.0
 """Longest time of one statement that changes accounts: it may wait for replicas."""
-SETTLE_DEADLINE = 8.0
+SETTLE_DEADLINE = 16.0
 TABLESPACE = "mysql.ibd"
 INIT_FILE = "yoban-init.sql"
 _VERSION_AT = 8

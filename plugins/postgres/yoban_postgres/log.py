@@ -16,7 +16,7 @@ from yoban.errors import IntegrityError, InvalidInput, NotReady
 from yoban.plugins import InstanceContext, LogSource, LogTail, Position, Segment, SegmentKind, SegmentName
 
 from yoban_postgres import controldata, status
-from yoban_postgres.lsn import parse_lsn, segment_before, segment_name, segment_number
+from yoban_postgres.lsn import parse_lsn, segment_after, segment_before, segment_number
 from yoban_postgres.positions import make, split
 from yoban_postgres.segments import HEADER_BYTES, check_header, classify, read_header
 from yoban_postgres.session import Kept
@@ -111,7 +111,7 @@ class PostgresLog(LogSource):
 
     def successor(self, name: str, segment_bytes: int) -> str:
         """See `LogSource.successor`: names follow from each other."""
-        return segment_name(name[:8], _number(name, segment_bytes) + 1, segment_bytes)
+        return segment_after(name, segment_bytes)
 
     def segment_of(self, line: str, position: Position, names: Sequence[str], segment_bytes: int) -> str:
         """See `LogSource.segment_of`."""
@@ -134,13 +134,6 @@ class PostgresLog(LogSource):
                 raise
             known = self._known[key] = (found.system_id, found.segment_bytes)
         return known
-
-
-def _number(name: str, segment_bytes: int) -> int:
-    try:
-        return segment_number(name, segment_bytes)
-    except ValueError as error:
-        raise InvalidInput("this is no segment", object=f"file {name[:80]!r}") from error
 
 
 def _ready(ctx: InstanceContext) -> list[Segment]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import re
 
+from yoban.errors import InvalidInput
+
 PAGE = 8192
 LONG_HEADER = 40
 SHORT_HEADER = 24
@@ -41,6 +43,23 @@ def segment_name(line: str, number: int, segment_bytes: int) -> str:
     """Return the name of a segment by timeline (8 hex digits) and number."""
     per = 0x1_0000_0000 // segment_bytes
     return f"{line}{number // per:08X}{number % per:08X}"
+
+
+def segment_after(name: str, segment_bytes: int) -> str:
+    """Return the name of the next segment on the same timeline. Cheap: called for each name of a long log.
+
+    Raises:
+        InvalidInput: not a segment's name.
+    """
+    try:
+        high, low = int(name[8:16], 16), int(name[16:], 16) + 1
+    except ValueError:
+        high = low = -1
+    if len(name) != 24 or high < 0:
+        raise InvalidInput("this is no segment", object=f"file {name[:80]!r}")
+    if low * segment_bytes >= 0x1_0000_0000:
+        high, low = high + 1, 0
+    return f"{name[:8]}{high:08X}{low:08X}"
 
 
 def segment_with(line: str, lsn: int, segment_bytes: int) -> str:

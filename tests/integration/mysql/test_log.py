@@ -20,7 +20,7 @@ from yoban_mysql.session import Kept
 from tests.integration.mysql.archive import gtids
 from tests.integration.mysql.world import Instance, World
 
-pytestmark = pytest.mark.asyncio
+pytestmark = pytest.mark.server
 
 
 def source(instance: Instance) -> MySqlLog:

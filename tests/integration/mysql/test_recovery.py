@@ -15,7 +15,7 @@ from yoban_mysql.gtid import GtidSet
 from tests.integration.mysql.archive import Archive, gtids
 from tests.integration.mysql.world import Instance, World
 
-pytestmark = pytest.mark.asyncio
+pytestmark = pytest.mark.server
 
 
 @pytest.fixture

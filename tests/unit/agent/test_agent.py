@@ -11,14 +11,15 @@ from typing import Any
 import msgspec
 import pytest
 from rig import DATABASE, INCARNATION, NAMESPACE, STORE, Agent, Rig, until
-from yoban.agent import decisions
+from yoban.agent import decisions, tailer
 from yoban.agent.marker import read_marker
 from yoban.kube.resource import LEASE, POD
 from yoban.model.control import JobRequest, JobStatus, ShipRequest
 from yoban.model.instance import ArchiveDocument, RestoreDocument, SwitchoverDocument, TargetDocument
+from yoban.plugins import Position
 from yoban.repository import Repository, StoredSegment
 from yoban.testing.memory_engine import MemoryEngine
-from yoban.testing.memory_sets import SetsEngine
+from yoban.testing.memory_sets import SetsEngine, SetsLog
 from yoban.testing.memory_store import MemoryCloud, MemoryStore
 
 MakeRig = Callable[..., Rig]
@@ -373,6 +374,28 @@ async def test_a_gap_stops_the_restore_by_name(
     told = names[-2] if engine is MemoryEngine else f"{names[-2][:10]}*"
     assert told in second.status.problems[-1].message
     assert second.status.phase == "failed"
+
+
+async def test_every_instance_is_told_what_is_stored(
+    make_rig: MakeRig, cloud: MemoryCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tailer, "FOLLOW_EVERY", 0.2)
+    rig = make_rig(instances=2, engine=SetsEngine)
+    first, second = rig.agent(1), rig.agent(2)
+    first.start()
+    second.start()
+    await first.ready()
+    await second.ready()
+    await fill(rig, first, 5)
+    await stored(first)
+    log, log_covers = rig.engine.log_source, rig.engine.positions.covers
+    assert isinstance(log, SetsLog)
+
+    def told() -> bool:
+        known = [log.told.get(agent.context.data) for agent in (first, second)]
+        return all(one is not None and log_covers(one, Position("1:1-6")) for one in known)
+
+    await until("both know", told)
 
 
 async def test_a_restore_goes_through_lines_that_overlap(make_rig: MakeRig, cloud: MemoryCloud) -> None:

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import struct
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from yoban.errors import IntegrityError, InvalidInput
 from yoban.plugins import SegmentKind
-from yoban.plugins.lines import absent
+from yoban.plugins.lines import absent, runs
 from yoban_postgres.log import PostgresLog
 from yoban_postgres.lsn import (
     format_lsn,
@@ -59,6 +60,14 @@ def test_what_is_absent_is_named() -> None:
     ):
         with pytest.raises(InvalidInput):
             absent([], one, other, log, 16 * MIB)
+
+
+def test_a_long_log_costs_no_seconds() -> None:
+    names = [segment_name("00000001", number, 16 * MIB) for number in range(1, 100_001)]
+    started = time.monotonic()
+    assert runs(names, lambda name: log.successor(name, 16 * MIB)) == ((names[0], names[-1]),)
+    assert absent(names, names[0], names[-1], log, 16 * MIB) == ()
+    assert time.monotonic() - started < 5
 
 
 def test_classify() -> None:

@@ -1,0 +1,43 @@
+"""MySQL in tests of the agent: SQL beside the server."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable
+
+from harness import PodProcess, World
+
+SETTINGS = {
+    "innodb_buffer_pool_size": str(32 << 20),
+    "innodb_redo_log_capacity": str(32 << 20),
+    "performance_schema_max_table_instances": "500",
+    "table_open_cache": "200",
+}
+VERSION = "9.7"
+
+
+def small(make_world: Callable[..., World], instances: int = 1) -> World:
+    """A Database of small servers."""
+    world = make_world("mysql", VERSION, instances=instances)
+    world.change(settings=SETTINGS)
+    return world
+
+
+def start(pod: PodProcess) -> None:
+    """Start an instance with the image's programs in its PATH."""
+    program = shutil.which("mysqld")
+    assert program is not None
+    pod.start(PATH=f"{program.rpartition('/')[0]}:/usr/bin:/bin")
+
+
+def sql(pod: PodProcess, text: str) -> str:
+    """Run SQL beside the server, over its socket, as the agent's account."""
+    program = shutil.which("mysql")
+    assert program is not None
+    argv = [program, "--no-defaults", f"--socket={pod.root / 'run/yoban/mysqld.sock'}", "--user=yoban", "-NBe", text]
+    if pod.world.user:
+        argv = ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups", *argv]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, cwd="/")
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
