@@ -18,7 +18,8 @@ from yoban.kube.errors import ApiError, Conflict, NotFound, Unreachable
 from yoban.kube.lease import LeaseLock, LeaseLost, LeaseRecord, may_take, observe, parse_lease
 from yoban.kube.resource import LEASE
 from yoban.kube.watchdog import EXIT_CODE, Watchdog
-from yoban.testing.apiserver import FakeApiServer, Request
+from yoban.testing.apirequest import Request
+from yoban.testing.apiserver import FakeApiServer
 from yoban.testing.apistatus import status_answer
 from yoban.testing.clock import LoopClock
 
