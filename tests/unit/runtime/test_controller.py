@@ -364,6 +364,7 @@ async def test_3_5_the_first_list_is_behind_real_changes(
     server: FakeApiServer, client: Client, informer: Informer
 ) -> None:
     c = controller(nothing).watches(informer)
+    c.listen()
     for name in "abc":
         server.put(CONFIG_MAP, {"metadata": {"namespace": "ns", "name": name}})
     task = asyncio.create_task(informer.run())
@@ -380,6 +381,7 @@ async def test_3_5_the_first_list_is_behind_real_changes(
 
 async def test_3_3_a_relist_of_the_unchanged_goes_last(informer: Informer) -> None:
     c = controller(nothing).watches(informer, priority=URGENT)
+    c.listen()
     informer.change(obj("a"))
     await c.queue.get()
     informer.change(obj("a"))
@@ -389,6 +391,7 @@ async def test_3_3_a_relist_of_the_unchanged_goes_last(informer: Informer) -> No
 
 async def test_3_6_other_kinds_map_by_owner(informer: Informer) -> None:
     c = controller(nothing).owns(informer, WIDGET, priority=URGENT)
+    c.listen()
     owner = {"apiVersion": "kube.yoban.test/v1beta9", "kind": "Widget", "metadata": {"name": "w", "uid": "u"}}
     other = {"apiVersion": "other.test/v1", "kind": "Widget", "metadata": {"name": "no", "uid": "v"}}
     plain = {**owner_reference(owner), "name": "plain", "controller": False}
@@ -404,6 +407,7 @@ async def test_3_6_other_kinds_map_by_owner(informer: Informer) -> None:
 
 async def test_3_6_an_owner_that_changes_leaves_nobody_behind(informer: Informer) -> None:
     c = controller(nothing).watches(informer, by_label("owner"))
+    c.listen()
     informer.change(obj("a", labels={"owner": "one"}))
     informer.change(obj("a", "2", labels={"owner": "two"}))
     informer.change(obj("b"))
@@ -415,6 +419,7 @@ async def test_3_6_other_kinds_map_by_index(client: Client, informer: Informer) 
     users.change(obj("u1", labels={"map": "a"}))
     users.change(obj("u2", labels={"map": "b"}))
     c = controller(nothing).watches(informer, users_of(users.store, "map"))
+    c.listen()
     informer.change(obj("a"))
     assert (await c.queue.get()).key == ObjectKey("ns", "u1")
     assert len(c.queue) == 0
@@ -424,6 +429,7 @@ async def test_3_6_other_kinds_map_by_index(client: Client, informer: Informer) 
 
 async def test_3_10_a_status_write_of_our_own_wakes_nobody(informer: Informer) -> None:
     c = controller(nothing).watches(informer, predicate=intent_changed)
+    c.listen()
     base = obj("a", generation=1)
     informer.change(base)
     item = await c.queue.get()
@@ -457,6 +463,7 @@ async def test_priority_may_depend_on_the_change(informer: Informer) -> None:
     c = controller(nothing).watches(
         informer, itself, priority=lambda old, new: URGENT if new["metadata"].get("labels") else NORMAL
     )
+    c.listen()
     informer.change(obj("a"))
     informer.change(obj("b", labels={"lost": "1"}))
     assert await c.queue.get() == (ObjectKey("ns", "b"), URGENT)
