@@ -50,6 +50,10 @@ class Violation(Exception):
     def __init__(self, invariant: str, what: str, at: float) -> None:
         super().__init__(f"[{invariant}] at {at:.3f} s: {what}")
         self.invariant = invariant
+        self._made_of = (invariant, what, at)
+
+    def __reduce__(self) -> tuple[type[Violation], tuple[str, str, float]]:
+        return Violation, self._made_of
 
 
 class Judge:
@@ -220,9 +224,13 @@ class Judge:
                 what = f"{held} items and {len(queue.limiter)} counters of failures"
                 self.broken("queue", f"{replica.process.name}: the queue holds {what}, and all is done")
             replica.check_mutation()
-        watches = sum(len(replica.scopes) * len(replica.told) for replica in replicas)
-        if self._server.watchers != watches:
+        watches = self.reflectors(replicas)
+        if self._server.watchers > watches:
             self.broken("leaks", f"{self._server.watchers} open watches for {watches} reflectors")
+
+    def reflectors(self, replicas: list[Replica]) -> int:
+        """How many watches should be open."""
+        return sum(len(replica.scopes) * len(replica.told) for replica in replicas)
 
     def stale(self, replicas: list[Replica]) -> list[str]:
         """Which caches, or which handlers' knowledge, differ from what is stored."""

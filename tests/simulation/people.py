@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from yoban.kube.objects import is_deleting, key_of
 from yoban.kube.resource import CONFIG_MAP, Resource
 
-from tests.simulation.operator import CARD_LABEL, WIDGET, card_name
+from tests.simulation.operator import WIDGET, card_name
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -129,20 +129,23 @@ class Nemesis:
         world.trace("nemesis", f"{kind} {replica.process.name if replica else ''} {seconds:.1f} s")
         server, network = world.server, world.network
         if replica is not None and kind in ("freeze", "block"):
-            replica.freeze(whole=kind == "freeze")
-            world.loop.later(seconds, replica.thaw)
+            if not replica.process.frozen:
+                replica.freeze(whole=kind == "freeze")
+                world.loop.later(seconds, replica.thaw)
         elif replica is not None and kind == "kill":
             replica.kill()
         elif replica is not None and kind == "term":
             replica.stop()
         elif replica is not None and kind in ("cut", "cut_in", "cut_out"):
+            if replica.link.cut_in or replica.link.cut_out:
+                return  # what heals it now would end this cut too
             replica.link.cut_out |= kind != "cut_in"
             replica.link.cut_in |= kind != "cut_out"
             if seconds > 20:
                 for feed in replica.link.feeds:
                     feed.mute()
             world.loop.later(seconds, replica.link.heal)
-        elif kind == "down":
+        elif kind == "down" and network.up:
             network.up, network.hangs = False, random.random() < 0.3
             server.break_watches()
             world.loop.later(seconds, self._up)
@@ -172,8 +175,3 @@ class Nemesis:
 
     def _external_works(self) -> None:
         self._world.external.failing = 0.0
-
-
-def widgets_labels() -> str:
-    """The label by which the operator's ConfigMaps are chosen."""
-    return CARD_LABEL

@@ -61,20 +61,25 @@ class Options:
 
 
 def options_of(seed: int) -> Options:
-    """What `seed` draws."""
+    """What `seed` draws. A quarter of the seeds let processes stand still above all, and answers be slow: only what
+    happens in between leads to a leader whose Lease is not its any more.
+    """
     random = Random(f"{seed} options")
+    standstill = random.random() < 0.25
+    weather = draw(random)
     return Options(
-        replicas=random.choice((1, 2, 2, 3)),
+        replicas=random.choice((2, 3)) if standstill else random.choice((1, 2, 2, 3)),
         workers=random.choice((1, 2, 4)),
         namespaces=random.choice((None, None, ("a", "b"))),
         timings=random.choice(TIMINGS),
         consistent=random.random() < 0.3,
         look_again=random.choice((None, None, 20.0, 3600.0)),
-        watchdog=random.random() < 0.7,
-        duration=random.uniform(30.0, 120.0),
+        watchdog=random.random() < (0.4 if standstill else 0.7),
+        duration=random.uniform(60.0, 150.0) if standstill else random.uniform(30.0, 120.0),
         user_every=random.choice((1.0, 3.0, 8.0)),
-        strike_every=random.choice((3.0, 8.0, 15.0)),
-        weather=draw(random),
+        strike_every=6.0 if standstill else random.choice((3.0, 8.0, 15.0)),
+        weather=replace(weather, slow=0.4) if standstill else weather,
+        force=("freeze", "block") * 5 if standstill else (),
         detect_mutation=random.random() < 0.1,
     )
 
@@ -123,6 +128,7 @@ class World:
         self.living: list[Replica] = []
         self.lives = 0
         self.converged_in = -1.0
+        self.healed_at = 0.0
         self._random = Random(f"{seed} world")
         self._closing = False
 
@@ -190,6 +196,7 @@ class World:
 
     def _heal(self) -> None:
         self.trace("world", "no more faults")
+        self.healed_at = self.loop.time()
         self.network.calm()
         self.server.lag = 0
         self.external.failing = 0.0
@@ -221,8 +228,9 @@ class World:
 
     def _is_quiet(self) -> bool:
         return (
-            self.loop.time() - self.judge.wrote_at >= SETTLE
+            self.loop.time() - max(self.judge.wrote_at, self.healed_at) >= SETTLE
             and len(self.living) == self.options.replicas
+            and self.server.watchers == self.judge.reflectors(self.living)
             and not self.judge.lacks()
             and not self.judge.stale(self.living)
         )
