@@ -1,19 +1,22 @@
 """The invariants, checked while a world runs. What breaks one ends the run with its name.
 
-`leader`     **Never two leaders acting in the same term.** An act is a request that may change something (all but those on the
-             Lease), or a call of the external system, at the moment of its *sending*. At that moment the Lease as stored names
-             the sender, with the term (`leaseTransitions`) in which it believes to lead, and no other process has acted in that
-             term. What is not promised, by client-go neither: that an act *arrives* in time, since the network may hold it up;
-             and that a process which stood still as a whole does nothing in the very instant in which it goes on, before its
-             elector, or its watchdog's thread, had a turn. That instant is exempt, and nothing after it.
+`leader`     **Never two leaders acting in the same term.** An act is a request that may change something (all but
+             those on the Lease), or a call of the external system, at the moment of its *sending*. At that moment the
+             Lease as stored names the sender, with the term (`leaseTransitions`) in which it believes to lead, and no
+             other process has acted in that term. What is not promised, by client-go neither: that an act *arrives*
+             in time, since the network may hold it up; and that a process which stood still as a whole does nothing
+             in the very instant in which it goes on, before its elector, or its watchdog's thread, had a turn. That
+             instant is exempt, and nothing after it.
 `overlap`    No key is worked on twice at once in one process.
-`handlers`   A handler hears of an addition only for what it did not know, of updates and deletions only for what it knew, and of
-             no object under another uid without the end of the one before.
+`handlers`   A handler hears of an addition only for what it did not know, of updates and deletions only for what it
+             knew, and of no object under another uid without the end of the one before.
 `finalizer`  Our finalizer leaves an object only after its clean-up succeeded, and something external is made only for
              an object that has it.
-`queue`      Never more ready and waiting keys than there are keys; heaps do not grow with the number of passes; in the end
-             nothing is ready, those of standbys too, and no failure is counted.
-`ended`      A process ends by itself only for a lost Lease, or caches that cannot be filled; nothing of it is left running.
+`queue`      Never more ready and waiting keys than there are keys; heaps do not grow with the number of passes; in
+             the end nothing is ready, those of standbys too, and no failure is counted.
+`rate`       No process sends more than `RATE` requests in a second, whatever fails.
+`ended`      A process ends by itself only for a lost Lease, or caches that cannot be filled; nothing of it is left
+             running.
 `converged`  Within `BOUND` seconds after the last fault all is as the specs say: see `Judge.lacks`.
 `caches`     Then each cache equals what is stored, and so does what handlers were told.
 `quiet`      Then nobody writes anything but the Lease.
@@ -22,6 +25,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from yoban.kube.informer import Handler, Informer
@@ -40,8 +44,11 @@ if TYPE_CHECKING:
     from tests.simulation.replica import Replica
 
 BOUND = 300.0
-"""Virtual seconds from the last fault until all is as it should be: a silent watch is noticed after 70 s, the longest back-off is
-60 s, a Lease runs out after 15 s, a failed key waits 18 s, and one may come after the other."""
+"""Virtual seconds from the last fault until all is as it should be: a silent watch is noticed after 70 s, the longest
+back-off is 60 s, a Lease runs out after 15 s, a failed key waits 18 s, a write that nobody saw is looked at again after 90 s,
+and one may come after the other."""
+
+RATE = 60
 
 
 class Violation(Exception):
@@ -70,6 +77,8 @@ class Judge:
         self._loop = loop
         self._server = server
         self._external = external
+        self._second = 0
+        self._sent: Counter[str] = Counter()
         self._terms: dict[int, str] = {}
         self._working: set[tuple[str, ObjectKey]] = set()
         self._replicas: dict[Process, Replica] = {}
@@ -92,6 +101,13 @@ class Judge:
 
     def sent(self, process: Process, request: Request) -> None:
         """`process` sends `request`."""
+        second = int(self._loop.time())
+        if self._second != second:
+            self._second = second
+            self._sent.clear()
+        self._sent[process.name] += 1
+        if self._sent[process.name] > RATE:
+            self.broken("rate", f"{process.name} sent {RATE} requests within a second")
         if request.is_write and request.resource != LEASE.plural:
             self.writes += 1
             self.wrote_at = self._loop.time()

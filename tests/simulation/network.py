@@ -1,8 +1,8 @@
 """The way between each process and the API server, with everything that goes wrong on it.
 
-Guarantees: what a process sends while it is cut off never arrives; a stream keeps its order, two streams need not keep theirs;
-what was sent before its process died may still arrive. Each link draws from a random stream of its own. A fault answers or
-delays, and never makes up a success.
+Guarantees: what a process sends while it is cut off never arrives; a stream keeps its order, two streams need not keep
+theirs; what was sent before its process died may still arrive. Each link draws from a random stream of its own. A fault
+answers or delays, and never makes up a success.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import zlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from random import Random
 from typing import Any
 
@@ -248,7 +248,7 @@ class Feed:
     """The client's end of a watch, and the server's: pieces travel between them in order."""
 
     status = 200
-    headers: dict[str, str] = {}
+    headers: Mapping[str, str] = {}
 
     def __init__(self, link: Link, watcher: Watcher) -> None:
         self._link = link

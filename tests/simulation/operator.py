@@ -79,9 +79,7 @@ def operate(
 
     async def report(widget: Obj, condition: Condition) -> None:
         generation = generation_of(widget)
-        conditions = merge(
-            conditions_of(widget), [condition], known=["Ready"], generation=generation, now=clock.now()
-        )
+        conditions = merge(conditions_of(widget), [condition], known=["Ready"], generation=generation, now=clock.now())
         await status.write(WIDGET, widget, {"conditions": conditions, "observedGeneration": generation})
 
     async def work(key: ObjectKey) -> Result | None:

@@ -15,7 +15,7 @@ from yoban.kube.informer import Informer
 from yoban.kube.lease import LeaseLock, LeaseLost
 from yoban.kube.objects import Obj, ObjectKey
 from yoban.kube.watchdog import Watchdog
-from yoban.runtime import Controller, Manager
+from yoban.runtime import Manager
 from yoban.testing.clock import LoopClock
 
 from tests.simulation.external import Hand
@@ -128,9 +128,7 @@ class Replica:
             detect_mutation=options.detect_mutation,
         )
         judge, process = self.world.judge, self.process
-        watched = Watched(
-            lambda key: judge.begins(process, key), lambda key, queue: judge.ends(process, key, queue)
-        )
+        watched = Watched(lambda key: judge.begins(process, key), lambda key, queue: judge.ends(process, key, queue))
         self.controller, informers = operate(
             client,
             self.manager,

@@ -268,7 +268,7 @@ def run(
     options = replace(options or options_of(seed), **(change or {}))  # type: ignore[arg-type]
     loop = ProcessLoop()
     violation: Violation | None = None
-    with _silent(trace is not None), asyncio.Runner(loop_factory=lambda: loop) as runner:
+    with silent(trace is not None), asyncio.Runner(loop_factory=lambda: loop) as runner:
         world: World | None = None
 
         async def story() -> None:
@@ -305,7 +305,7 @@ def _timed(loop: ProcessLoop, trace: Trace | None) -> Trace:
 
 
 @contextmanager
-def _silent(traced: bool) -> Iterator[None]:
+def silent(traced: bool = False) -> Iterator[None]:
     """Faults are expected here: thousands of warnings about them are of no use, but to who reads a trace."""
     logger = logging.getLogger("yoban")
     level = logger.level

@@ -5,9 +5,9 @@ back-off, except a `Terminal` error, which waits for the next change; a real can
 reconcile gets a key, not an event: it reads what is so now, and an object that is not there is a success. Does not
 remember why it was called.
 
-A pass that wrote is followed by one more, when any watch has been heard from or resumed since. What a pass made may be deleted,
-or overwritten by a request of a dead process that was still on its way, before the cache ever showed it: then no event will
-ever tell. With the caches as they should be that pass does nothing.
+A pass that wrote is followed by one more, when any watch has been heard from or resumed since. What a pass made may be
+deleted, or overwritten by a request of a dead process that was still on its way, before the cache ever showed it: then no
+event will ever tell. With the caches as they should be that pass does nothing.
 """
 
 from __future__ import annotations
@@ -76,6 +76,7 @@ class Controller:
         self._workers = workers
         self._deadline = deadline
         self._confirm = confirm
+        self._unconfirmed: dict[ObjectKey, float] = {}  # when the last write of each is to be looked at again
         self._stopping = False
         self._informers: list[Informer] = []
         self._sources: list[tuple[Informer, Handler]] = []
@@ -209,8 +210,7 @@ class Controller:
     def _settle(self, item: Item[ObjectKey], result: Result, error: Exception | None, *, wrote: bool) -> str:
         """Decide about the next pass; the name of the outcome."""
         key, priority = item
-        if wrote and self._confirm is not None:
-            self.queue.add(key, priority=INITIAL, after=self._confirm)
+        self._confirm_later(key, wrote, ended=error is None or isinstance(error, Terminal))
         if result.priority is not None:
             priority = result.priority
         if error is not None and result.requeue_after is not None:
@@ -233,6 +233,22 @@ class Controller:
             self.queue.add(key, priority=priority, after=result.requeue_after)
             return "requeue_after"
         return "success"
+
+    def _confirm_later(self, key: ObjectKey, wrote: bool, *, ended: bool) -> None:
+        """Have a write of this pass, or of one not long ago, confirmed: a pass in between took its place in the queue.
+
+        A pass that has not `ended` comes again by its back-off, and must not come before.
+        """
+        if self._confirm is None:
+            return
+        now = asyncio.get_running_loop().time()
+        due = self._unconfirmed.pop(key, 0.0)
+        if wrote:
+            due = now + self._confirm
+        if due > now:
+            self._unconfirmed[key] = due
+            if ended:
+                self.queue.add(key, priority=INITIAL, after=due - now)
 
 
 _gauges: Gauges[Controller] = Gauges(
