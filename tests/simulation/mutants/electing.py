@@ -203,15 +203,9 @@ MUTANTS = (
         "a renewal that was answered too late counts",
         "ours, fixed: led on after a standstill",
         answer_too_late,
-        ("leader",),
-        {
-            "watchdog": False,
-            "replicas": 2,
-            "user_every": 1.0,
-            "strike_every": 6.0,
-            "duration": 150.0,
-            "force": ("freeze", "block") * 5,
-            "weather": Weather(slow=0.4),
-        },
+        test=(
+            "tests.unit.kube.test_lease",
+            "test_bug_a_leader_that_stood_still_while_its_renewal_was_answered_went_on_leading",
+        ),
     ),
 )

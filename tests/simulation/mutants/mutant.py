@@ -15,6 +15,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from yoban.kube.client import Client
+from yoban.kube.informer import Informer
+from yoban.kube.ratelimit import RateLimiter
+from yoban.kube.resource import CONFIG_MAP
+from yoban.kube.workqueue import WorkQueue
 from yoban.testing.apiserver import FakeApiServer
 from yoban.testing.clock import LoopClock, VirtualClockLoop
 
@@ -85,7 +89,13 @@ def _scenario(module: str, name: str) -> None:
         clock = LoopClock()
         server = FakeApiServer(clock=clock)
         async with Client(server, random=lambda: 0.5) as client:
-            fixtures = {"clock": clock, "server": server, "client": client}
+            fixtures = {
+                "clock": clock,
+                "server": server,
+                "client": client,
+                "informer": Informer(client, CONFIG_MAP),
+                "queue": WorkQueue("test", RateLimiter(jitter=0.0)),
+            }
             async with asyncio.timeout(20_000):
                 await test(**{name: fixtures[name] for name in inspect.signature(test).parameters})
 

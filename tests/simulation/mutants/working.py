@@ -119,7 +119,7 @@ def heartbeat() -> Any:
     return replaced(StatusWriter, "write", write)
 
 
-LATE = Weather(repeated=0.1, slow=0.3, stream_silent=0.1)
+CONTROLLER = "tests.unit.runtime.test_controller"
 
 MUTANTS = (
     Mutant("a key is worked on twice at once", "rule 3.4: the workqueue", twice_at_once, ("overlap",)),
@@ -127,24 +127,27 @@ MUTANTS = (
         "what is added while in hand is lost",
         "rule 3.4: the workqueue",
         lost_while_in_hand,
-        ("converged", "quiet"),
-        {"user_every": 0.5, "weather": Weather(slow=0.2)},
+        test=("tests.unit.kube.test_workqueue", "test_3_4_a_key_is_never_worked_twice_at_once_and_no_update_is_lost"),
     ),
-    Mutant("stale entries of heaps are kept", "ours, fixed: memory by passes", stale_entries_kept, ("queue",)),
+    Mutant(
+        "stale entries of heaps are kept",
+        "ours, fixed: memory by passes",
+        stale_entries_kept,
+        ("queue",),
+        {"look_again": 3600.0, "user_every": 0.5, "weather": Weather()},
+    ),
     Mutant("a standby fills its queue", "ours, fixed: memory by keys", standby_queues, ("queue",), {"replicas": 2}),
     Mutant(
         "a pass that wrote is not confirmed",
         "ours, fixed: made and deleted unseen, or overwritten late",
         unconfirmed,
-        ("converged", "quiet"),
-        {"weather": LATE, "user_every": 1.0, "force": ("mute", "compact", "kill") * 3},
+        test=(CONTROLLER, "test_bug_what_a_pass_made_was_gone_before_the_cache_ever_showed_it"),
     ),
     Mutant(
         "a pass in between takes the confirmation's place",
         "ours, fixed: made and deleted unseen, or overwritten late",
         confirmation_lost,
-        ("converged", "quiet"),
-        {"weather": LATE, "user_every": 1.0, "force": ("mute", "compact", "kill") * 3},
+        test=(CONTROLLER, "test_bug_a_pass_in_between_took_the_place_of_the_one_that_confirms"),
     ),
     Mutant(
         "the finalizer goes when the clean-up failed",
