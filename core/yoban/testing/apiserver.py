@@ -318,6 +318,9 @@ class FakeApiServer:
             return (200 if old else 201), self._apply(request, collection, old)
         if old is None or (request.subresource and not collection.status):
             name = str(request.name)
+            if request.verb == "update" and request.resource == "leases" and request.body["metadata"].get("uid"):
+                # As the real one: a Lease may be made by an update, so what fails is the comparison with nothing.
+                raise Rejection(409, "Conflict", f"Precondition failed: UID of {collection.resource} {name}", name=name)
             raise Rejection(404, "NotFound", f'{collection.resource} "{name}" not found', name=name)
         if request.verb == "get":
             return 200, old
