@@ -39,7 +39,7 @@ test: venv ## Run all tests on real servers and the lab cluster, with coverage a
 	@$(PYTHON) -m deploy.lab build
 	@mkdir -p .cache && rm -f .coverage .coverage.* .cache/junit.xml
 	@code=0; $(PYTHON) -m coverage run -m pytest --junitxml=.cache/junit.xml -o junit_family=xunit1 \
-	  tests/unit tests/contract tests/integration tests/e2e $(ARGS) || code=$$?; \
+	  tests/unit tests/contract tests/simulation tests/integration tests/e2e $(ARGS) || code=$$?; \
 	  $(PYTHON) .ci/summary.py .cache/junit.xml || code=1; exit $$code
 
 .PHONY: test-unit

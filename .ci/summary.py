@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 MINIMUM = 90.0  # branch coverage in percent, of core and plugins together
-KINDS = ("unit", "contract", "integration", "e2e", "chaos")
+KINDS = ("unit", "contract", "simulation", "integration", "e2e", "chaos")
 
 
 def kind_of(classname: str) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -66,6 +67,19 @@ class Call:
     resource: str  # with the subresource: `databases/status`
     namespace: str
     name: str
+
+
+class Writes:
+    """Counts the requests sent that may have changed something, whatever was answered."""
+
+    __slots__ = ("total",)
+
+    def __init__(self) -> None:
+        self.total = 0
+
+
+writes: ContextVar[Writes | None] = ContextVar("yoban_writes", default=None)
+"""Where the present context counts its writes: a controller sets one for each pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -482,6 +496,8 @@ class Client:
         loop = asyncio.get_running_loop()
         end = loop.time() + timeout
         tried = 0
+        if method != "GET" and (count := writes.get()) is not None:
+            count.total += 1
         while True:
             tried += 1
             self._note(verb, resource, namespace, name or "", subresource)

@@ -100,6 +100,10 @@ class Elector:
             except (ApiError, TimeoutError) as error:
                 log.warning("trying for %s/%s failed: %s", self.lock.namespace, self.lock.name, error)
                 taken = False
+            if taken and self._left() <= 0:
+                # The process stood still until the answer was old: somebody else may have the Lease by now.
+                log.warning("the answer of %s/%s came too late, trying again", self.lock.namespace, self.lock.name)
+                taken = False
             if taken:
                 self.leading = True
                 self._feed()
@@ -111,9 +115,10 @@ class Elector:
         """Renew until cancelled; `LeaseLost` when that failed for too long, or somebody else has the Lease."""
         timings = self.timings
         while True:
+            if self._left() <= 0:  # a success whose answer was read too late is none
+                self._lose("the answer to its renewal came too late")
             await self._clock.sleep(timings.retry)
-            # From the sending of the last success, not from its answer: the others' clocks may have started there.
-            left = (self.lock.sent_at or 0.0) + timings.renew_deadline - self._clock.boottime()
+            left = self._left()
             try:
                 if left <= 0:
                     raise TimeoutError
@@ -123,6 +128,13 @@ class Elector:
             except TimeoutError:
                 self._lose("it could not be renewed in time")
             self._feed()
+
+    def _left(self) -> float:
+        """Seconds of the renew deadline that are left.
+
+        From the sending of the last success, not from its answer: the others' clocks may have started there.
+        """
+        return (self.lock.sent_at or 0.0) + self.timings.renew_deadline - self._clock.boottime()
 
     async def _renewed(self) -> bool:
         reign = self.lock.record.transitions if self.lock.record is not None else None

@@ -27,6 +27,8 @@ NORMAL = 0
 URGENT = 100
 """Priority of what must not wait, such as the loss of a primary."""
 
+SLACK = 16  # stale entries of a heap that are put up with, besides one for each valid one
+
 adds_total = Tally("yoban.workqueue.adds", "Items added", ("queue",))
 retries_total = Tally("yoban.workqueue.retries", "Items added again after a failure", ("queue",))
 _queue_time = meter.create_histogram("yoban.workqueue.queue.duration", "s", "From ready to taken by a worker")
@@ -132,6 +134,9 @@ class WorkQueue(Generic[K]):
         entry.since = self._loop.time() if since is None else since
         heapq.heappush(self._ready, (-entry.priority, entry.number, key))
         self._ready_count += 1
+        if len(self._ready) > 2 * self._ready_count + SLACK:
+            self._ready = [(-e.priority, e.number, k) for k, e in self._dirty.items() if e.number >= 0]
+            heapq.heapify(self._ready)
 
     def _add_later(self, key: K, priority: int, due: float) -> None:
         entry = self._dirty.get(key)
@@ -147,6 +152,10 @@ class WorkQueue(Generic[K]):
         self._arrivals += 1
         self._due[key] = (due, self._arrivals, priority)
         heapq.heappush(self._waiting, (due, self._arrivals, key))
+        if len(self._waiting) > 2 * len(self._due) + SLACK:
+            # A key that is looked at again in an hour, and changes each second until then, left an entry each time.
+            self._waiting = [(due, number, key) for key, (due, number, _) in self._due.items()]
+            heapq.heapify(self._waiting)
         self._set_timer()
 
     def _set_timer(self) -> None:

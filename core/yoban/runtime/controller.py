@@ -4,6 +4,10 @@ Guarantees: a key is worked on by one worker at a time; whatever a reconcile rai
 back-off, except a `Terminal` error, which waits for the next change; a real cancellation always goes through. A
 reconcile gets a key, not an event: it reads what is so now, and an object that is not there is a success. Does not
 remember why it was called.
+
+A pass that wrote is followed by one more, when any watch has been heard from or resumed since. What a pass made may be
+deleted, or overwritten by a request of a dead process that was still on its way, before the cache ever showed it: then no
+event will ever tell. With the caches as they should be that pass does nothing.
 """
 
 from __future__ import annotations
@@ -17,12 +21,13 @@ from typing import TypeAlias
 from opentelemetry import trace
 
 from yoban.errors import DeadlineExceeded, Retryable, Terminal
-from yoban.kube.informer import Informer
+from yoban.kube.client import Writes, writes
+from yoban.kube.informer import Handler, Informer
 from yoban.kube.metrics import Gauges, Tally, meter
 from yoban.kube.objects import ObjectKey
 from yoban.kube.ratelimit import RateLimiter
 from yoban.kube.resource import Resource
-from yoban.kube.workqueue import NORMAL, Item, QueueShutDown, WorkQueue
+from yoban.kube.workqueue import INITIAL, NORMAL, Item, QueueShutDown, WorkQueue
 from yoban.runtime.result import Result
 from yoban.runtime.sources import Mapping, Predicate, Priority, enqueue, itself, owner_of
 from yoban.telemetry.context import controller_name, object_name, reconcile_id
@@ -31,6 +36,8 @@ log = logging.getLogger(__name__)
 
 Reconcile: TypeAlias = Callable[[ObjectKey], Awaitable[Result | None]]
 
+CONFIRM = 90.0
+"""Seconds: a watch that went silent is resumed after 70 (`ReflectorSettings.idle`)."""
 OUTCOMES = ("success", "requeue_after", "error", "terminal")
 
 reconciles_total = Tally("yoban.controller.reconciles", "Reconciles by outcome", ("controller", "outcome"))
@@ -47,6 +54,8 @@ class Controller:
         workers: keys worked on at the same time.
         deadline: seconds for one reconcile, None for no limit.
         limiter: delays after failures.
+        confirm: seconds after a pass that wrote something until the object is looked at again, None for never; see the
+            module.
     """
 
     def __init__(
@@ -57,6 +66,7 @@ class Controller:
         workers: int = 4,
         deadline: float | None = 120.0,
         limiter: RateLimiter[ObjectKey] | None = None,
+        confirm: float | None = CONFIRM,
     ) -> None:
         if workers < 1:
             raise ValueError("a controller needs a worker")
@@ -65,8 +75,11 @@ class Controller:
         self._reconcile = reconcile
         self._workers = workers
         self._deadline = deadline
+        self._confirm = confirm
+        self._unconfirmed: dict[ObjectKey, float] = {}  # when the last write of each is to be looked at again
         self._stopping = False
         self._informers: list[Informer] = []
+        self._sources: list[tuple[Informer, Handler]] = []
         self._labels = {"controller": name}
         for outcome in OUTCOMES:
             reconciles_total.init(name, outcome)
@@ -88,7 +101,7 @@ class Controller:
         priority: Priority = NORMAL,
     ) -> Controller:
         """Reconcile the keys that `mapping` gives when an object of `informer` changes. Returns the controller itself."""
-        informer.add_handler(enqueue(self.queue, mapping, predicate=predicate, priority=priority))
+        self._sources.append((informer, enqueue(self.queue, mapping, predicate=predicate, priority=priority)))
         if informer not in self._informers:
             self._informers.append(informer)
         return self
@@ -106,10 +119,28 @@ class Controller:
     # -- running ---------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Work until cancelled or `stop`ped. To be called once, after the caches are filled."""
-        async with asyncio.TaskGroup() as group:
-            for number in range(self._workers):
-                group.create_task(self._work(), name=f"{self.name} worker {number}")
+        """Work until cancelled or `stop`ped. To be called once, after the caches are filled.
+
+        Sources are listened to from here on, and first bring all that is there: the queue of a standby would only grow, by
+        the keys of everything that came and went meanwhile.
+        """
+        remove = self.listen()
+        try:
+            async with asyncio.TaskGroup() as group:
+                for number in range(self._workers):
+                    group.create_task(self._work(), name=f"{self.name} worker {number}")
+        finally:
+            remove()
+
+    def listen(self) -> Callable[[], None]:
+        """Have the sources fill the queue, first with all that is there; returns what ends it. `run` does it by itself."""
+        removals = [informer.add_handler(handler) for informer, handler in self._sources]
+
+        def remove() -> None:
+            for one in removals:
+                one()
+
+        return remove
 
     async def stop(self) -> None:
         """Take no further key; `run` ends when those in hand are done. May be called twice."""
@@ -142,11 +173,15 @@ class Controller:
             record_exception=False,
             set_status_on_exception=False,
         ) as span:
-            result, error = await self._attempt(key)
+            token = writes.set(count := Writes())
+            try:
+                result, error = await self._attempt(key)
+            finally:
+                writes.reset(token)
             if error is not None:
                 span.record_exception(error)
                 span.set_status(trace.StatusCode.ERROR, str(error))
-            outcome = self._settle(item, result, error)
+            outcome = self._settle(item, result, error, wrote=count.total > 0)
             span.set_attribute("yoban.outcome", outcome)
         reconciles_total.add(self.name, outcome)
         _duration.record(loop.time() - started, self._labels)
@@ -172,9 +207,10 @@ class Controller:
         except Exception as error:
             return Result(), error
 
-    def _settle(self, item: Item[ObjectKey], result: Result, error: Exception | None) -> str:
+    def _settle(self, item: Item[ObjectKey], result: Result, error: Exception | None, *, wrote: bool) -> str:
         """Decide about the next pass; the name of the outcome."""
         key, priority = item
+        self._confirm_later(key, wrote, ended=error is None or isinstance(error, Terminal))
         if result.priority is not None:
             priority = result.priority
         if error is not None and result.requeue_after is not None:
@@ -197,6 +233,22 @@ class Controller:
             self.queue.add(key, priority=priority, after=result.requeue_after)
             return "requeue_after"
         return "success"
+
+    def _confirm_later(self, key: ObjectKey, wrote: bool, *, ended: bool) -> None:
+        """Have a write of this pass, or of one not long ago, confirmed: a pass in between took its place in the queue.
+
+        A pass that has not `ended` comes again by its back-off, and must not come before.
+        """
+        if self._confirm is None:
+            return
+        now = asyncio.get_running_loop().time()
+        due = self._unconfirmed.pop(key, 0.0)
+        if wrote:
+            due = now + self._confirm
+        if due > now:
+            self._unconfirmed[key] = due
+            if ended:
+                self.queue.add(key, priority=INITIAL, after=due - now)
 
 
 _gauges: Gauges[Controller] = Gauges(

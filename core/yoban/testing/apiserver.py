@@ -18,13 +18,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fnmatch
-import json
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
-from urllib.parse import parse_qs, unquote
+
+import msgspec
 
 from yoban.kube import resource as resources
 from yoban.kube.clock import Clock, SystemClock, rfc3339
@@ -32,6 +31,8 @@ from yoban.kube.errors import Timeout, Unreachable
 from yoban.kube.objects import Obj, ObjectKey, copy, key_of
 from yoban.kube.resource import Resource
 from yoban.kube.transport import Answer
+from yoban.testing.apilist import as_of, page, refuse_future
+from yoban.testing.apirequest import Request, parse_request
 from yoban.testing.apistatus import Rejection, failure
 from yoban.testing.apiwatch import Change, Watcher, Whole
 from yoban.testing.fieldsets import Ownership
@@ -40,25 +41,6 @@ from yoban.testing.selectors import selector
 
 _NO_STATUS = frozenset(("configmaps", "secrets", "events", "leases", "endpoints", "endpointslices", "serviceaccounts"))
 _BUILT_IN = [value for value in vars(resources).values() if isinstance(value, Resource)]
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One request as a fault or a test sees it; `verb` and `resource` are RBAC's words."""
-
-    verb: str
-    group: str
-    resource: str  # plural
-    subresource: str
-    namespace: str
-    name: str
-    query: Mapping[str, str]
-    body: Any
-
-    @property
-    def is_write(self) -> bool:
-        """Whether it may change something."""
-        return self.verb not in ("get", "list", "watch")
 
 
 Fault = Callable[[Request], "Answer | Exception | Awaitable[Answer | None] | None"]
@@ -80,11 +62,21 @@ class FakeApiServer:
     Args:
         clock: for timestamps.
         latency: seconds before each answer.
+        uids: gives the uid of each new object.
+
+    Attributes:
+        lag: writes that the cache behind lists with a resource version has not seen yet.
+        on_change: called with each write, after it is stored.
     """
 
-    def __init__(self, *, clock: Clock | None = None, latency: float = 0.0) -> None:
+    def __init__(
+        self, *, clock: Clock | None = None, latency: float = 0.0, uids: Callable[[], str] = lambda: str(uuid.uuid4())
+    ) -> None:
         self.clock = clock or SystemClock()
         self.latency = latency
+        self.lag = 0
+        self.on_change: list[Callable[[Change], object]] = []
+        self._uids = uids
         self.requests: list[Request] = []
         self.faults: list[Fault] = []
         self._collections: dict[tuple[str, str, str], _Collection] = {}
@@ -263,12 +255,30 @@ class FakeApiServer:
         try:
             yield watcher
         finally:
-            if watcher in self._watchers:
-                self._watchers.remove(watcher)
+            self.close_watch(watcher)
 
     async def close(self) -> None:
         """End all watches."""
         self.end_watches()
+
+    def serve(self, method: str, target: str, body: bytes | None = None, content_type: str | None = None) -> Answer:
+        """The answer to one request, at once and without faults: for a model of the network around the server."""
+        request, collection = self._parse(method, target, body)
+        self.requests.append(request)
+        return self._answer(request, collection, content_type or "")
+
+    def open(self, target: str) -> Watcher | Answer:
+        """A watch, at once and without faults, to be given back by `close_watch`; or the answer in its place."""
+        request, collection = self._parse("GET", target, None)
+        self.requests.append(request)
+        if collection is None:
+            return failure(Rejection(404, "NotFound", "the server could not find the requested resource"))
+        return self._watch(collection, request)
+
+    def close_watch(self, watcher: Watcher) -> None:
+        """Nobody reads it any more; nothing when it is closed already."""
+        if watcher in self._watchers:
+            self._watchers.remove(watcher)
 
     async def _fault(self, request: Request) -> Answer | None:
         self.requests.append(request)
@@ -285,21 +295,8 @@ class FakeApiServer:
     # -- requests --------------------------------------------------------------------------------------------------
 
     def _parse(self, method: str, target: str, body: bytes | None) -> tuple[Request, _Collection | None]:
-        path, _, query_text = target.partition("?")
-        query = {k: v[-1] for k, v in parse_qs(query_text, keep_blank_values=True).items()}
-        parts = [unquote(part) for part in path.strip("/").split("/")]
-        group, version = ("", parts[1]) if parts[0] == "api" else (parts[1], parts[2])
-        rest = parts[2:] if parts[0] == "api" else parts[3:]
-        namespace = ""
-        if rest[0] == "namespaces" and len(rest) > 2:
-            namespace, rest = rest[1], rest[2:]
-        plural, name, subresource = [*rest, "", "", ""][:3]
-        verb = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}.get(method) or (
-            "get" if name else "watch" if query.get("watch") == "true" else "list"
-        )
-        decoded = json.loads(body) if body else None
-        request = Request(verb, group, plural, subresource, namespace, name, query, decoded)
-        return request, self._collections.get((group, version, plural))
+        request = parse_request(method, target, body)
+        return request, self._collections.get((request.group, request.version, request.resource))
 
     def _answer(self, request: Request, collection: _Collection | None, content_type: str) -> Answer:
         try:
@@ -308,7 +305,7 @@ class FakeApiServer:
             code, obj = self._serve(request, collection, content_type)
         except Rejection as rejection:
             return failure(rejection)
-        return Answer(code, {"Content-Type": "application/json"}, json.dumps(obj).encode())
+        return Answer(code, {"Content-Type": "application/json"}, msgspec.json.encode(obj))
 
     def _serve(self, request: Request, collection: _Collection, content_type: str) -> tuple[int, Obj]:
         if request.verb == "list":
@@ -321,6 +318,9 @@ class FakeApiServer:
             return (200 if old else 201), self._apply(request, collection, old)
         if old is None or (request.subresource and not collection.status):
             name = str(request.name)
+            if request.verb == "update" and request.resource == "leases" and request.body["metadata"].get("uid"):
+                # As the real one: a Lease may be made by an update, so what fails is the comparison with nothing.
+                raise Rejection(409, "Conflict", f"Precondition failed: UID of {collection.resource} {name}", name=name)
             raise Rejection(404, "NotFound", f'{collection.resource} "{name}" not found', name=name)
         if request.verb == "get":
             return 200, old
@@ -337,39 +337,14 @@ class FakeApiServer:
         return 200, self._replace(request, collection, old, new)
 
     def _list(self, request: Request, collection: _Collection) -> Obj:
-        query = request.query
-        wanted = query.get("resourceVersion", "")
-        if wanted.isdigit() and int(wanted) > self._version:
-            causes = [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}]
-            message = f"Too large resource version: {wanted}, current: {self._version}"
-            raise Rejection(504, "Timeout", message, causes=causes, retryAfterSeconds=1)
-        matches = selector(query)
-        items = [
-            obj
-            for key, obj in sorted(collection.objects.items())
-            if (not request.namespace or key.namespace == request.namespace) and matches(obj)
-        ]
-        start, metadata = 0, {"resourceVersion": str(self._version)}
-        token = query.get("continue")
-        if token:
-            version, start = (int(part) for part in token.split("-"))
-            if version < self._oldest:
-                raise Rejection(410, "Expired", "The provided continue parameter is too old")
-            metadata["resourceVersion"] = str(version)
-        limit = int(query.get("limit") or 0)
-        if limit and start + limit < len(items):
-            metadata["continue"] = f"{metadata['resourceVersion']}-{start + limit}"
-        chosen = items[start : start + limit] if limit else items[start:]
-        resource = collection.resource
-        # As the real one: items of built-in kinds come without kind and apiVersion.
-        if "." not in resource.group or resource.group.endswith(".k8s.io"):
-            chosen = [{k: v for k, v in obj.items() if k not in ("kind", "apiVersion")} for obj in chosen]
-        return {
-            "kind": f"{resource.kind}List",
-            "apiVersion": resource.api_version,
-            "metadata": metadata,
-            "items": chosen,
-        }
+        wanted, version = request.query.get("resourceVersion", ""), self._version
+        refuse_future(wanted, version)
+        if wanted and self.lag and "continue" not in request.query:
+            version = max(self._oldest, version - self.lag, int(wanted) if wanted.isdigit() else 0)
+        objects = as_of(collection.objects, self._history, collection.resource, version)
+        return page(
+            objects.items(), collection.resource, request.namespace, request.query, version=version, oldest=self._oldest
+        )
 
     def _create(self, request: Request, collection: _Collection) -> Obj:
         obj = copy(request.body)
@@ -528,7 +503,8 @@ class FakeApiServer:
         key = key_of(new)
         metadata = new["metadata"]
         metadata.pop("managedFields", None)
-        metadata.setdefault("uid", str(uuid.uuid4()))
+        if not metadata.get("uid"):
+            metadata["uid"] = self._uids()
         metadata.setdefault("creationTimestamp", rfc3339(self.clock.now()))
         if ownership is None:
             ownership = collection.owners.get(key) or Ownership()
@@ -564,6 +540,8 @@ class FakeApiServer:
 
     def _tell(self, change: Change) -> None:
         self._history.append(change)
+        for told in self.on_change:
+            told(change)
         for watcher in list(self._watchers):
             watcher.notice(change)
 

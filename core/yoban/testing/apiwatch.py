@@ -7,12 +7,13 @@ in the order of the changes. Time is the running loop's.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from yoban.kube.objects import Obj, copy, key_of
+import msgspec
+
+from yoban.kube.objects import Obj, ObjectKey, copy, key_of
 from yoban.kube.resource import Resource
 from yoban.kube.transport import Answer
 
@@ -28,6 +29,11 @@ class Change:
     old: Obj | None
     new: Obj | None
     final: Obj | None = None  # of a deletion: the last state with the deletion's version
+
+    @property
+    def key(self) -> ObjectKey:
+        """Of the object that was written."""
+        return key_of(self.new or self.old or {})
 
 
 class Whole:
@@ -90,7 +96,7 @@ class Watcher:
 
     def send(self, kind: str, obj: Obj) -> None:
         """Send an event."""
-        self.push(json.dumps({"type": kind, "object": obj}).encode() + b"\n")
+        self.push(msgspec.json.encode({"type": kind, "object": obj}) + b"\n")
 
     def push(self, data: bytes) -> None:
         """Send raw bytes."""

@@ -397,3 +397,137 @@ async def test_dry_run_stores_nothing(any_client: Client, namespace: str) -> Non
     await any_client.create(WIDGET, widget(namespace, "a"), dry_run=True)
     await any_client.apply(WIDGET, widget(namespace, "b"), dry_run=True)
     assert (await any_client.list(WIDGET, namespace)).items == []
+
+
+# -- what the simulation (tests/simulation) relies upon besides ---------------------------------------------------------
+
+
+async def test_list_from_the_cache_is_of_a_moment_that_can_be_watched_from(any_client: Client, namespace: str) -> None:
+    made = await any_client.create(WIDGET, widget(namespace, "a"))
+    version = made["metadata"]["resourceVersion"]
+    fresh = await any_client.list(WIDGET, namespace, resource_version=version)
+    assert [item["metadata"]["name"] for item in fresh.items] == ["a"], "not older than the version asked for"
+    cached = await any_client.list(WIDGET, namespace, resource_version="0")
+    assert cached.resource_version not in ("", "0")
+    async with any_client.watch(
+        WIDGET, namespace, resource_version=cached.resource_version, timeout_seconds=60
+    ) as stream:
+        await any_client.create(WIDGET, widget(namespace, "b"))
+        names = [item["metadata"]["name"] for item in cached.items]
+        while "b" not in names:
+            names += [obj["metadata"]["name"] for _, obj in await events(stream, 1)]
+    assert names == ["a", "b"], "nothing is missing between the list and its watch, and nothing comes twice"
+
+
+async def test_a_watch_from_zero_brings_what_is_there_as_additions(any_client: Client, namespace: str) -> None:
+    """What `Client.watch` refuses to ask for: the order of these has nothing to do with their versions."""
+    for name in ("b", "a"):
+        await any_client.create(WIDGET, widget(namespace, name))
+    await any_client.list(WIDGET, namespace)
+    target = f"{WIDGET.path(namespace)}?watch=true&resourceVersion=0&timeoutSeconds=5"
+    async with any_client.transport.stream(target, deadline=10) as source:
+        found = await events(WatchStream(source), 2)
+    assert sorted((kind, obj["metadata"]["name"]) for kind, obj in found) == [("ADDED", "a"), ("ADDED", "b")]
+
+
+async def test_a_deletion_with_finalizers_is_a_change_and_then_a_deletion(any_client: Client, namespace: str) -> None:
+    obj = widget(namespace, "a", size=1)
+    obj["metadata"]["finalizers"] = ["yoban.test/x", "yoban.test/y"]
+    made = await any_client.create(WIDGET, obj)
+    async with any_client.watch(
+        WIDGET, namespace, resource_version=made["metadata"]["resourceVersion"], timeout_seconds=60
+    ) as stream:
+        await any_client.delete(WIDGET, "a", namespace)
+        leaving = await any_client.get(WIDGET, "a", namespace)
+        await any_client.delete(WIDGET, "a", namespace)
+        again = await any_client.get(WIDGET, "a", namespace)
+        assert again["metadata"]["resourceVersion"] == leaving["metadata"]["resourceVersion"], "asking twice is once"
+        version = leaving["metadata"]["resourceVersion"]
+        left = await any_client.patch(
+            WIDGET, "a", namespace, {"metadata": {"finalizers": ["yoban.test/y"]}}, resource_version=version
+        )
+        assert left["metadata"]["deletionTimestamp"], "the other's entry still holds it"
+        with pytest.raises(Conflict):
+            await any_client.patch(WIDGET, "a", namespace, {"metadata": {"finalizers": []}}, resource_version=version)
+        await any_client.patch(WIDGET, "a", namespace, {"metadata": {"finalizers": []}})
+        found = await events(stream, 3)
+    assert [kind for kind, _ in found] == ["MODIFIED", "MODIFIED", "DELETED"]
+    assert found[2][1]["metadata"]["deletionTimestamp"]
+    assert found[2][1]["metadata"]["uid"] == made["metadata"]["uid"]
+
+
+async def test_writes_to_what_is_gone_are_not_found(any_client: Client, namespace: str) -> None:
+    made = await any_client.create(WIDGET, widget(namespace, "a"))
+    await any_client.delete(WIDGET, "a", namespace)
+    with pytest.raises(NotFound):
+        await any_client.update(WIDGET, made)
+    with pytest.raises(NotFound):
+        await any_client.patch(
+            WIDGET,
+            "a",
+            namespace,
+            {"metadata": {"finalizers": ["yoban.test/x"]}},
+            resource_version=made["metadata"]["resourceVersion"],
+        )
+
+
+async def test_a_patch_made_for_the_predecessor_is_a_conflict(any_client: Client, namespace: str) -> None:
+    first = await any_client.create(WIDGET, widget(namespace, "a"))
+    await any_client.delete(WIDGET, "a", namespace)
+    second = await any_client.create(WIDGET, widget(namespace, "a"))
+    assert first["metadata"]["uid"] != second["metadata"]["uid"]
+    with pytest.raises(Conflict):
+        await any_client.patch(
+            WIDGET,
+            "a",
+            namespace,
+            {"metadata": {"finalizers": ["yoban.test/x"]}},
+            resource_version=first["metadata"]["resourceVersion"],
+        )
+
+
+async def test_a_status_applied_for_the_predecessor_is_taken_by_the_successor(
+    any_client: Client, namespace: str
+) -> None:
+    """So a late write can overwrite a status: a controller has to look again after it wrote."""
+    first = await any_client.create(WIDGET, widget(namespace, "a"))
+    await any_client.delete(WIDGET, "a", namespace)
+    await any_client.create(WIDGET, widget(namespace, "a"))
+    metadata = {"namespace": namespace, "name": "a", "uid": first["metadata"]["uid"]}
+    after = await any_client.apply_status(WIDGET, {"metadata": metadata, "status": {"phase": "Old"}}, field_manager="s")
+    assert after["status"] == {"phase": "Old"}
+
+
+async def test_an_owner_given_up_by_its_manager_makes_room_for_the_next(any_client: Client, namespace: str) -> None:
+    def child(uid: str) -> Obj:
+        owner = {"apiVersion": WIDGET.api_version, "kind": "Widget", "name": "w", "uid": uid, "controller": True}
+        return {"metadata": {"namespace": namespace, "name": "c", "ownerReferences": [owner]}, "data": {"a": uid}}
+
+    await any_client.apply(CONFIG_MAP, child("one"), field_manager="m")
+    after = await any_client.apply(CONFIG_MAP, child("two"), field_manager="m")
+    assert [owner["uid"] for owner in after["metadata"]["ownerReferences"]] == ["two"]
+    assert after["data"] == {"a": "two"}
+
+
+async def test_a_lease_is_made_once_and_taken_by_version(any_client: Client, namespace: str) -> None:
+    lease = {
+        "metadata": {"namespace": namespace, "name": "l", "annotations": {"keep": "1"}},
+        "spec": {"holderIdentity": "a", "leaseDurationSeconds": 15, "leaseTransitions": 0},
+    }
+    made = await any_client.create(LEASE, lease)
+    with pytest.raises(AlreadyExists):
+        await any_client.create(LEASE, lease)
+    first, second = copy(made), copy(made)
+    first["spec"].update(holderIdentity="b", leaseTransitions=1)
+    second["spec"].update(holderIdentity="c", leaseTransitions=1)
+    taken = await any_client.update(LEASE, first)
+    with pytest.raises(Conflict):
+        await any_client.update(LEASE, second)
+    stored = await any_client.get(LEASE, "l", namespace)
+    assert stored == taken
+    assert stored["spec"]["holderIdentity"] == "b"
+    assert stored["metadata"]["annotations"] == {"keep": "1"}
+    gone = copy(stored)
+    await any_client.delete(LEASE, "l", namespace)
+    with pytest.raises(Conflict):  # not a 404, as for other kinds: a Lease may be made by an update
+        await any_client.update(LEASE, gone)

@@ -13,7 +13,8 @@ from yoban.kube.compare import covers, merge_key, project, shape
 from yoban.kube.objects import Obj, annotations_of, controller_of, copy
 from yoban.kube.resource import CONFIG_MAP, SECRET, Resource
 from yoban.kube.status import StatusWriter, without_times
-from yoban.testing.apiserver import FakeApiServer, Request
+from yoban.testing.apirequest import Request
+from yoban.testing.apiserver import FakeApiServer
 from yoban.testing.apistatus import status_answer
 
 WIDGET = Resource("kube.yoban.test", "v1", "widgets", "Widget")

@@ -10,7 +10,8 @@ from yoban.kube.errors import Conflict, Unreachable
 from yoban.kube.finalizers import SKIP_CLEANUP, Finalizer, Step
 from yoban.kube.objects import Obj, is_deleting
 from yoban.kube.resource import CONFIG_MAP
-from yoban.testing.apiserver import FakeApiServer, Request
+from yoban.testing.apirequest import Request
+from yoban.testing.apiserver import FakeApiServer
 from yoban.testing.apistatus import status_answer
 
 OURS = "yoban.test/bucket"

@@ -16,7 +16,8 @@ from yoban.kube.mutation import CacheMutated
 from yoban.kube.objects import Obj, ObjectKey, labels_of, name_of, resource_version_of
 from yoban.kube.resource import CONFIG_MAP, NODE
 from yoban.kube.store import Store, by_label, by_owner_uid
-from yoban.testing.apiserver import FakeApiServer, Request
+from yoban.testing.apirequest import Request
+from yoban.testing.apiserver import FakeApiServer
 from yoban.testing.apistatus import status_answer
 from yoban.testing.clock import LoopClock
 

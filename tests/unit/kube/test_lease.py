@@ -18,7 +18,8 @@ from yoban.kube.errors import ApiError, Conflict, NotFound, Unreachable
 from yoban.kube.lease import LeaseLock, LeaseLost, LeaseRecord, may_take, observe, parse_lease
 from yoban.kube.resource import LEASE
 from yoban.kube.watchdog import EXIT_CODE, Watchdog
-from yoban.testing.apiserver import FakeApiServer, Request
+from yoban.testing.apirequest import Request
+from yoban.testing.apiserver import FakeApiServer
 from yoban.testing.apistatus import status_answer
 from yoban.testing.clock import LoopClock
 
@@ -399,6 +400,57 @@ async def test_3_7_a_short_failure_is_survived(server: FakeApiServer, make: Make
     assert a.leading
     hold.cancel()
     await asyncio.gather(hold, return_exceptions=True)
+
+
+class Standstill(LoopClock):
+    """A clock by which the process stood still for a while, with an answer waiting for it."""
+
+    stood = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.stood
+
+
+async def test_bug_a_leader_that_stood_still_while_its_renewal_was_answered_went_on_leading(
+    server: FakeApiServer, client: Client
+) -> None:
+    """Without a watchdog it led for one more retry period, whoever had the Lease by then."""
+    clock = Standstill()
+    a = elector(LeaseLock(client, "ns", "l", "a", clock=clock), clock)
+    await a.acquire()
+    hold = asyncio.create_task(a.hold())
+    await asyncio.sleep(5)
+
+    def stand_still(request: Request) -> None:
+        server.faults.remove(stand_still)
+        clock.stood = 60.0
+
+    server.faults.append(stand_still)
+    loop = asyncio.get_running_loop()
+    with pytest.raises(LeaseLost, match="too late"):
+        await hold
+    assert loop.time() <= 1000 + 6.5
+    assert not a.leading
+
+
+async def test_bug_a_candidate_that_stood_still_while_it_was_answered_led_without_a_lease(
+    server: FakeApiServer, client: Client
+) -> None:
+    clock = Standstill()
+    a = elector(LeaseLock(client, "ns", "l", "a", clock=clock), clock)
+
+    def stand_still(request: Request) -> None:
+        if request.is_write:
+            server.faults.remove(stand_still)
+            clock.stood = 60.0
+
+    server.faults.append(stand_still)
+    acquire = asyncio.create_task(a.acquire())
+    await asyncio.sleep(0.1)
+    assert not a.leading, "the Lease may be somebody else's by now"
+    await acquire
+    assert a.leading
+    assert a.lock.deadline == clock.monotonic() + 15, "it was renewed first"
 
 
 async def test_3_7_only_one_leads_whatever_happens(server: FakeApiServer, make: Make, clock: LoopClock) -> None:

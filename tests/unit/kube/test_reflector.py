@@ -16,7 +16,8 @@ from yoban.kube.reflector import Reflector, ReflectorSettings, Scope, bad_lines_
 from yoban.kube.resource import CONFIG_MAP
 from yoban.kube.transport import Answer
 from yoban.kube.watch import LineSplitter
-from yoban.testing.apiserver import FakeApiServer, Request
+from yoban.testing.apirequest import Request
+from yoban.testing.apiserver import FakeApiServer
 from yoban.testing.apistatus import status_answer
 
 

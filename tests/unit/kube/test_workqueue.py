@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 from yoban.kube.ratelimit import RateLimiter, TokenBucket
-from yoban.kube.workqueue import INITIAL, URGENT, QueueShutDown, WorkQueue, adds_total, retries_total
+from yoban.kube.workqueue import INITIAL, SLACK, URGENT, QueueShutDown, WorkQueue, adds_total, retries_total
 
 
 @pytest.fixture
@@ -305,3 +305,27 @@ async def test_3_4_invariants_hold_under_random_use() -> None:
     await queue.shut_down(drain=True)
     await asyncio.gather(*workers)
     assert queue._dirty == {}
+
+
+async def test_bug_each_re_add_of_a_waiting_key_left_an_entry_until_its_time(queue: WorkQueue[str]) -> None:
+    for _ in range(10_000):  # looked at again in an hour, and changed each second until then
+        queue.add("a", after=3600)
+        queue.add("a")
+        queue.done((await queue.get()).key)
+    queue.add("a", after=3600)
+    assert queue.waiting == 1
+    assert len(queue._waiting) <= 2 * queue.waiting + SLACK + 1
+    queue.add("b", after=10)
+    await asyncio.sleep(11)
+    assert (await queue.get()).key == "b"
+    await asyncio.sleep(3600)
+    assert (await queue.get()).key == "a"
+
+
+async def test_bug_each_raised_priority_left_an_entry(queue: WorkQueue[str]) -> None:
+    queue.add("b", priority=-1)
+    for priority in range(1000):
+        queue.add("a", priority=priority)
+    assert len(queue._ready) <= 2 * len(queue) + SLACK + 1
+    assert [(await queue.get()).key for _ in range(2)] == ["a", "b"]
+    assert len(queue) == 0

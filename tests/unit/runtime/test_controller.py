@@ -364,6 +364,7 @@ async def test_3_5_the_first_list_is_behind_real_changes(
     server: FakeApiServer, client: Client, informer: Informer
 ) -> None:
     c = controller(nothing).watches(informer)
+    c.listen()
     for name in "abc":
         server.put(CONFIG_MAP, {"metadata": {"namespace": "ns", "name": name}})
     task = asyncio.create_task(informer.run())
@@ -380,6 +381,7 @@ async def test_3_5_the_first_list_is_behind_real_changes(
 
 async def test_3_3_a_relist_of_the_unchanged_goes_last(informer: Informer) -> None:
     c = controller(nothing).watches(informer, priority=URGENT)
+    c.listen()
     informer.change(obj("a"))
     await c.queue.get()
     informer.change(obj("a"))
@@ -389,6 +391,7 @@ async def test_3_3_a_relist_of_the_unchanged_goes_last(informer: Informer) -> No
 
 async def test_3_6_other_kinds_map_by_owner(informer: Informer) -> None:
     c = controller(nothing).owns(informer, WIDGET, priority=URGENT)
+    c.listen()
     owner = {"apiVersion": "kube.yoban.test/v1beta9", "kind": "Widget", "metadata": {"name": "w", "uid": "u"}}
     other = {"apiVersion": "other.test/v1", "kind": "Widget", "metadata": {"name": "no", "uid": "v"}}
     plain = {**owner_reference(owner), "name": "plain", "controller": False}
@@ -404,6 +407,7 @@ async def test_3_6_other_kinds_map_by_owner(informer: Informer) -> None:
 
 async def test_3_6_an_owner_that_changes_leaves_nobody_behind(informer: Informer) -> None:
     c = controller(nothing).watches(informer, by_label("owner"))
+    c.listen()
     informer.change(obj("a", labels={"owner": "one"}))
     informer.change(obj("a", "2", labels={"owner": "two"}))
     informer.change(obj("b"))
@@ -415,6 +419,7 @@ async def test_3_6_other_kinds_map_by_index(client: Client, informer: Informer) 
     users.change(obj("u1", labels={"map": "a"}))
     users.change(obj("u2", labels={"map": "b"}))
     c = controller(nothing).watches(informer, users_of(users.store, "map"))
+    c.listen()
     informer.change(obj("a"))
     assert (await c.queue.get()).key == ObjectKey("ns", "u1")
     assert len(c.queue) == 0
@@ -424,6 +429,7 @@ async def test_3_6_other_kinds_map_by_index(client: Client, informer: Informer) 
 
 async def test_3_10_a_status_write_of_our_own_wakes_nobody(informer: Informer) -> None:
     c = controller(nothing).watches(informer, predicate=intent_changed)
+    c.listen()
     base = obj("a", generation=1)
     informer.change(base)
     item = await c.queue.get()
@@ -457,6 +463,7 @@ async def test_priority_may_depend_on_the_change(informer: Informer) -> None:
     c = controller(nothing).watches(
         informer, itself, priority=lambda old, new: URGENT if new["metadata"].get("labels") else NORMAL
     )
+    c.listen()
     informer.change(obj("a"))
     informer.change(obj("b", labels={"lost": "1"}))
     assert await c.queue.get() == (ObjectKey("ns", "b"), URGENT)
@@ -495,3 +502,89 @@ async def test_spans_say_which_object_and_how_it_ended() -> None:
     assert not first.status.is_ok
     assert second.attributes is not None
     assert second.attributes["yoban.outcome"] == "success"
+
+
+async def test_bug_the_queue_of_a_standby_grew_by_every_key_that_came_and_went(informer: Informer) -> None:
+    c = controller(nothing).watches(informer)
+    for number in range(100):
+        informer.change(obj(f"n{number}"))
+        informer.delete(obj(f"n{number}", "2"))
+    informer.change(obj("a"))
+    assert len(c.queue) == 0, "nobody works on it yet"
+    async with running(c):
+        await asyncio.sleep(1)
+        informer.change(obj("b"))
+        assert len(c.queue) == 1
+    informer.change(obj("c"))
+    assert len(c.queue) == 0, "nor any more"
+
+
+async def test_bug_what_a_pass_made_was_gone_before_the_cache_ever_showed_it(
+    server: FakeApiServer, client: Client, informer: Informer
+) -> None:
+    """The watch is silent while it is made and deleted, and history is gone when it is resumed: no event tells, ever."""
+    passes: list[float] = []
+    loop = asyncio.get_running_loop()
+
+    async def reconcile(key: ObjectKey) -> Result | None:
+        passes.append(loop.time())
+        if informer.get(key) is None:
+            await client.apply(CONFIG_MAP, {"metadata": {"namespace": "ns", "name": key.name}}, field_manager="m")
+        return None
+
+    task = asyncio.create_task(informer.run())
+    await informer.wait_synced()
+    async with running(c := controller(reconcile)):
+        await asyncio.sleep(1)
+        with server.silence():
+            c.enqueue(KEY)
+            await asyncio.sleep(1)
+            server.remove(CONFIG_MAP, "ns", "a")
+            server.compact()
+        await asyncio.sleep(95)
+        assert server.find(CONFIG_MAP, "ns", "a") is not None
+        before = len(server.writes())
+        await asyncio.sleep(1000)
+        assert len(server.writes()) == before, "a pass that finds all well ends it"
+        assert len(passes) <= 4
+        assert c._unconfirmed == {}
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_bug_a_pass_in_between_took_the_place_of_the_one_that_confirms(client: Client) -> None:
+    passes: list[float] = []
+    loop = asyncio.get_running_loop()
+
+    async def reconcile(key: ObjectKey) -> Result | None:
+        passes.append(loop.time())
+        if len(passes) == 1:
+            await client.apply(CONFIG_MAP, {"metadata": {"namespace": "ns", "name": "x"}}, field_manager="m")
+        return None
+
+    async with running(c := controller(reconcile)):
+        c.enqueue(KEY)
+        await asyncio.sleep(10)
+        c.enqueue(KEY)
+        await asyncio.sleep(500)
+    assert [round(at - passes[0]) for at in passes] == [0, 10, 90]
+
+
+async def test_a_failed_pass_that_wrote_is_not_confirmed_before_its_back_off(client: Client) -> None:
+    passes: list[float] = []
+    loop = asyncio.get_running_loop()
+
+    async def reconcile(key: ObjectKey) -> Result | None:
+        passes.append(loop.time())
+        await client.apply(CONFIG_MAP, {"metadata": {"namespace": "ns", "name": "x"}}, field_manager="m")
+        raise Retryable("no", retry_after=300)
+
+    async with running(c := controller(reconcile)):
+        c.enqueue(KEY)
+        await asyncio.sleep(500)
+    assert [round(at - passes[0]) for at in passes] == [0, 300]
+    passes.clear()
+    async with running(c := controller(reconcile, confirm=None)):
+        c.enqueue(KEY)
+        await asyncio.sleep(100)
+    assert len(passes) == 1

@@ -37,7 +37,8 @@ from yoban.reconcilers.database.ports import Catalogued, Credentials
 from yoban.reconcilers.database.reconciler import DatabaseReconciler
 from yoban.reconcilers.kinds import BACKUP_POLICY, DATABASE, OBJECT_STORE
 from yoban.reconcilers.shared import BY_POLICY, BY_STORE, policy_of, policy_stores_of, source_store_of
-from yoban.testing.apiserver import FakeApiServer, Request
+from yoban.testing.apirequest import Request
+from yoban.testing.apiserver import FakeApiServer
 
 NAMESPACE = "shop"
 NAME = "orders"
