@@ -33,7 +33,8 @@ class LocalApiServer:
     """One API server and its etcd. A context manager; `start`, `stop` and `kill` may be called again and again.
 
     Data, address and credentials stay the same over `stop` and `start`. `extra` are further arguments of
-    kube-apiserver; with `fsync` etcd syncs each write to disk, as a real one does. Raises `LabUnavailable` when the programs are not built, `LabError` when it does not get ready.
+    kube-apiserver; with `fsync` etcd syncs each write to disk, as a real one does. Raises `LabUnavailable` when the
+    programs are not built, `LabError` when it does not get ready.
     """
 
     def __init__(self, *, extra: Sequence[str] = (), fsync: bool = False, deadline: float = 90.0):
