@@ -24,7 +24,7 @@ from tests.bench.runtime import breaking, phases
 from tests.bench.runtime.contestants import Contestant, prepare, versions
 from tests.bench.runtime.goals import judge
 from tests.bench.runtime.phases import SHARED, Bench, Sizes, turns
-from tests.bench.runtime.results import CLIENT_GO, CLIENT_GO_APPLY, FLOOR, KOPF, OURS, Results
+from tests.bench.runtime.results import ALONE, CLIENT_GO, CLIENT_GO_APPLY, KOPF, OURS, Results
 from tests.bench.runtime.world import World
 from tests.bench.verdict import Row, markdown, table
 
@@ -39,13 +39,13 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench-runtime ARGS=…", description=__doc__)
     parser.add_argument("--cards", type=int, nargs="+", default=[200, 1000, 5000], help="sizes (200 1000 5000)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of the sizes below 2000 (5)")
-    parser.add_argument("--large-rounds", type=int, default=3, help="rounds of the larger sizes (3)")
-    parser.add_argument("--fault-rounds", type=int, default=3, help="rounds of faults and of the cache's memory (3)")
-    parser.add_argument("--seconds", type=float, default=10.0, help="seconds of steady changes in a round (10)")
-    parser.add_argument("--idle", type=float, default=10.0, help="idle minutes (10)")
+    parser.add_argument("--large-rounds", type=int, default=2, help="rounds of the larger sizes (2)")
+    parser.add_argument("--fault-rounds", type=int, default=2, help="rounds of faults and of the cache's memory (2)")
+    parser.add_argument("--seconds", type=float, default=8.0, help="seconds of steady changes in a round (8)")
+    parser.add_argument("--idle", type=float, default=5.0, help="idle minutes (5)")
     parser.add_argument("--only", nargs="+", choices=MEASURES, default=list(MEASURES), help="measure only these")
     names = (OURS, KOPF, CLIENT_GO, CLIENT_GO_APPLY)
-    parser.add_argument("--contestants", nargs="+", choices=names, default=list(names[:3]), help="who takes part")
+    parser.add_argument("--contestants", nargs="+", choices=names, default=list(names), help="who takes part")
     parser.add_argument("--quick", action="store_true", help="one tiny round: shows that it works, measures nothing")
     parser.add_argument("--save", action="store_true", help="write results and plots to docs/benchmarks/runtime/")
     return parser.parse_args()
@@ -68,22 +68,25 @@ def sizes(asked: argparse.Namespace) -> Sizes:
 
 async def measure(bench: Bench, contestants: list[Contestant], only: list[str]) -> None:
     """Run the measures, contestants in turns within each round, after a round that does not count: servers start cold."""
+    # What differs by the kind of requests only takes part where everything is measured.
+    apart = [one for one in contestants if one.name != CLIENT_GO_APPLY]
     for contestant in contestants:
         cold = Bench(bench.world, dataclasses.replace(bench.sizes, steady_at=0), Results(), {})
         await phases.run(cold, contestant, WARM_UP, 0)
         bench.results.failures += cold.results.failures
     if "create" in only:
         for cards, rounds in bench.sizes.rounds.items():
-            await phases.floor(bench, cards)
+            await phases.alone(bench, cards)
             for number in range(rounds):
-                for contestant in turns(contestants, number):
+                taking = contestants if cards == bench.sizes.steady_at else apart
+                for contestant in turns(taking, number):
                     await phases.run(bench, contestant, cards, number)
     if "cache" in only:
-        await phases.cache(bench, contestants)
+        await phases.cache(bench, apart)
     if "faults" in only:
-        await breaking.rounds(bench, contestants)
+        await breaking.rounds(bench, apart)
     if "idle" in only:
-        await breaking.idle(bench, contestants)
+        await breaking.idle(bench, apart)
 
 
 async def run(bench: Bench, contestants: list[Contestant], only: list[str]) -> None:
@@ -98,7 +101,7 @@ def report(bench: Bench, asked: argparse.Namespace, facts: dict[str, object]) ->
     """Print the tables; write JSON and plots."""
     results, cards = bench.results, list(bench.sizes.rounds)
     judged = judge(results, cards)
-    print(f"\n{table(judged)}\n\n{comparison(results, [*asked.contestants, FLOOR])}\n\n{lost(judged)}")
+    print(f"\n{table(judged)}\n\n{comparison(results, [*asked.contestants, ALONE])}\n\n{lost(judged)}")
     for failure in results.failures:
         print(f"FAILED: {failure}")
     if asked.quick:
@@ -117,7 +120,7 @@ def report(bench: Bench, asked: argparse.Namespace, facts: dict[str, object]) ->
         "measures": results.document(),
     }
     (where / "results.json").write_text(json.dumps(document, indent=1) + "\n")
-    (where / "table.md").write_text(f"{table(judged)}\n\n{comparison(results, [*asked.contestants, FLOOR])}\n")
+    (where / "table.md").write_text(f"{table(judged)}\n\n{comparison(results, [*asked.contestants, ALONE])}\n")
     from tests.bench.runtime import drawing
 
     files = drawing.draw(where, judged, results, cards, bench.latencies)

@@ -17,7 +17,7 @@ COLOURS = {
     names.KOPF: THEIRS,
     names.CLIENT_GO: FLOOR,
     names.CLIENT_GO_APPLY: SHORT,
-    names.FLOOR: "#e0e0e0",
+    names.ALONE: "#e0e0e0",
 }
 
 

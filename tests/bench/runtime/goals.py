@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tests.bench.figures import Series
-from tests.bench.runtime.results import CLIENT_GO, KOPF, OURS, Results
+from tests.bench.runtime.results import CLIENT_GO, CLIENT_GO_APPLY, KOPF, OURS, Results
 from tests.bench.verdict import Goal, Row
 
 
@@ -22,8 +22,21 @@ def judge(results: Results, sizes: Sequence[int]) -> list[Row]:
         row(f"create.{n}.kopf", f"time to {n} Ready, kopf's to ours", 4.0, "x", found, at_least=True)
         found = results.ratio(measure, CLIENT_GO, OURS)
         row(f"create.{n}.clientgo", f"time to {n} Ready, client-go's to ours", 0.9, "x", found, at_least=True)
+        found = results.ratio(measure, CLIENT_GO_APPLY, OURS)
+        if found is not None:
+            what = f"time to {n} Ready, client-go's with the same requests to ours"
+            row(f"create.{n}.apply", what, 0.9, "x", found, at_least=True)
     found = results.ratio("steady.p99", OURS, CLIENT_GO)
     row("steady.p99.clientgo", "change to status seen, p99, ours to client-go's", 1.3, "x", found)
+    found = results.ratio("steady.p99", OURS, CLIENT_GO_APPLY)
+    if found is not None:
+        row(
+            "steady.p99.apply",
+            "change to status seen, p99, ours to client-go's with the same requests",
+            1.3,
+            "x",
+            found,
+        )
     for n in sizes:
         found = results.ratio(f"create.{n}.cpu", OURS, CLIENT_GO)
         row(f"create.{n}.cpu.clientgo", f"CPU a reconcile at {n}, ours to client-go's", 2.0, "x", found)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from tests.bench.figures import Series, series
 
 OURS, KOPF, CLIENT_GO, CLIENT_GO_APPLY = "yoban", "kopf", "client-go", "client-go apply"
-FLOOR = "floor"  # the driver alone, without an operator
+ALONE = "no operator"  # the driver does the writes itself
 
 
 @dataclass
