@@ -15,7 +15,7 @@ ENGINE ?= postgres
 .PHONY: help
 help: ## List the commands
 	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' \
-	  | while IFS=$$'\t' read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
+	  | while IFS=$$'\t' read -r name text; do printf '  make %-14s %s\n' "$$name" "$$text"; done
 
 .PHONY: venv
 venv: ## Make .venv from requirements.lock (hashes checked) with the four distributions, editable
@@ -74,6 +74,12 @@ bench: venv ## Measure archive, replay, backup, restore and memory, side by side
 	@.ci/bootstrap packages test bench
 	@$(PYTHON) -m deploy.lab build
 	@$(PYTHON) -m tests.bench $(ARGS)
+
+.PHONY: bench-runtime
+bench-runtime: venv ## Measure yoban.runtime side by side with kopf and client-go on a real API server
+	@.ci/bootstrap packages test
+	@$(PYTHON) -m deploy.lab build etcd kube-apiserver
+	@$(PYTHON) -m tests.bench.runtime $(ARGS)
 
 .PHONY: crds
 crds: venv ## Generate the definitions (deploy/crds, the chart's copy) and docs/reference/fields.md from the models

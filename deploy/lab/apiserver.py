@@ -33,12 +33,14 @@ class LocalApiServer:
     """One API server and its etcd. A context manager; `start`, `stop` and `kill` may be called again and again.
 
     Data, address and credentials stay the same over `stop` and `start`. `extra` are further arguments of
-    kube-apiserver. Raises `LabUnavailable` when the programs are not built, `LabError` when it does not get ready.
+    kube-apiserver; with `fsync` etcd syncs each write to disk, as a real one does. Raises `LabUnavailable` when the
+    programs are not built, `LabError` when it does not get ready.
     """
 
-    def __init__(self, *, extra: Sequence[str] = (), deadline: float = 90.0):
+    def __init__(self, *, extra: Sequence[str] = (), fsync: bool = False, deadline: float = 90.0):
         self._programs = {name: binaries.path(name) for name in ("etcd", "kube-apiserver")}
         self._extra = tuple(extra)
+        self._fsync = fsync
         self._deadline = deadline
         self.folder = Path(tempfile.mkdtemp(prefix="yoban-api-"))
         """Everything of this server: certificates, data, logs. Removed by `close`."""
@@ -79,6 +81,12 @@ class LocalApiServer:
         if self._server is None or not self._server.alive():
             self._server = Leash(self._server_arguments(), self.folder / "kube-apiserver.log")
         self._await_ready()
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """The processes that run, by program name."""
+        both = {"kube-apiserver": self._server, "etcd": self._etcd}
+        return {name: process.pid for name, process in both.items() if process is not None and process.alive()}
 
     def stop(self) -> None:
         """Stop the API server (SIGTERM), etcd goes on. `start` brings it back with all its objects."""
@@ -134,7 +142,7 @@ class LocalApiServer:
             f"--listen-peer-urls={peer}",
             f"--initial-advertise-peer-urls={peer}",
             f"--initial-cluster=default={peer}",
-            "--unsafe-no-fsync",
+            *([] if self._fsync else ["--unsafe-no-fsync"]),
             "--log-level=warn",
         ]
 

@@ -215,7 +215,7 @@ class FaultProxy:
         """Listen (again, at the same address)."""
         if self._server is None:
             self._server = await asyncio.start_server(
-                self._accepted, self._host, self.port, ssl=self._tls, limit=wire.LIMIT
+                self._connected, self._host, self.port, ssl=self._tls, limit=wire.LIMIT
             )
             self.port = self._server.sockets[0].getsockname()[1]
 
@@ -235,10 +235,18 @@ class FaultProxy:
 
     # -- one connection
 
-    async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # A task of our own: one that asyncio makes of a coroutine is reported as a failure when it is cancelled (3.11).
+        task = asyncio.get_running_loop().create_task(self._accepted(reader, writer))
         self._connections[task] = writer
+
+        def ended(_: asyncio.Task[None]) -> None:
+            self._connections.pop(task, None)
+            writer.transport.abort()
+
+        task.add_done_callback(ended)
+
+    async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # drain() then waits until everything is written: what was passed on arrives before a connection is broken.
         writer.transport.set_write_buffer_limits(high=1, low=0)
         link = _Link(self._upstream.hostname or "", self._upstream.port or 443, self._trust)
@@ -248,13 +256,11 @@ class FaultProxy:
         except (OSError, Broken, TimeoutError):
             pass  # one side went away: the other is told the same way, below
         finally:
-            del self._connections[task]
             link.close()
             if writer.is_closing():
                 with suppress(OSError, TimeoutError):
                     async with asyncio.timeout(_CLOSE_DEADLINE):
                         await writer.wait_closed()
-            writer.transport.abort()
 
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, link: _Link) -> bool:
         """Serve one request; whether the connection can carry another one."""

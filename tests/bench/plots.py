@@ -21,7 +21,7 @@ mpl.rcParams |= {"font.size": 8, "axes.spines.top": False, "axes.spines.right": 
 def draw(folder: Path, judged: list[Row], found: Mapping[str, Series]) -> list[Path]:
     """Draw what was measured and return the files."""
     folder.mkdir(parents=True, exist_ok=True)
-    files = [_goals(folder / "goals.svg", judged)]
+    files = [goals(folder / "goals.svg", judged)]
     pairs = [name for name in ("archive", "backup", "restore", "replay") if f"{name}.ours" in found]
     if pairs:
         files.append(_contestants(folder / "contestants.svg", pairs, found))
@@ -31,10 +31,10 @@ def draw(folder: Path, judged: list[Row], found: Mapping[str, Series]) -> list[P
     return files
 
 
-def _goals(file: Path, judged: list[Row]) -> Path:
-    """How far each measure is from its goal: 1 is the goal, further right is better."""
-    rows = [row for row in judged if row.found is not None]
-    figure, axes = plt.subplots(figsize=(6.4, 0.4 + 0.32 * len(rows)))
+def goals(file: Path, judged: list[Row]) -> Path:
+    """How far each measure is from its goal: 1 is the goal, further right is better. Goals of nothing are left out."""
+    rows = [row for row in judged if row.found is not None and row.goal.limit and min(row.found.values) > 0]
+    figure, axes = plt.subplots(figsize=(6.4, 0.9 + 0.32 * len(rows)))
     for place, row in enumerate(reversed(rows)):
         assert row.found is not None
         values = [value / row.goal.limit if row.goal.at_least else row.goal.limit / value for value in row.found.values]
@@ -44,7 +44,7 @@ def _goals(file: Path, judged: list[Row]) -> Path:
     axes.axvline(1, color="black", linestyle=":", linewidth=1)
     axes.set_yticks(range(len(rows)), [f"{row.goal.what} ({row.goal})" for row in reversed(rows)])
     axes.set_xlabel("how well the goal is met (1 = just met, more is better)")
-    return _save(figure, file)
+    return save(figure, file)
 
 
 def _contestants(file: Path, pairs: list[str], found: Mapping[str, Series]) -> Path:
@@ -59,7 +59,7 @@ def _contestants(file: Path, pairs: list[str], found: Mapping[str, Series]) -> P
         axes.set_xticks(range(len(shown)), ["pgBackRest" if part == "peer" else part for part, _ in shown], rotation=30)
         axes.set_title(f"{name}, {found[f'{name}.ours'].unit}")
         axes.set_ylim(bottom=0)
-    return _save(figure, file)
+    return save(figure, file)
 
 
 def _spread(file: Path, names: list[str], found: Mapping[str, Series]) -> Path:
@@ -73,10 +73,11 @@ def _spread(file: Path, names: list[str], found: Mapping[str, Series]) -> Path:
         axes.set_xlabel(found[name].unit)
         axes.set_ylabel("% within")
         axes.set_title(titles[name])
-    return _save(figure, file)
+    return save(figure, file)
 
 
-def _save(figure: Figure, file: Path) -> Path:
+def save(figure: Figure, file: Path) -> Path:
+    """Write a figure, the same bytes for the same figures."""
     figure.tight_layout()
     figure.savefig(file, metadata={"Date": None})
     plt.close(figure)

@@ -54,6 +54,8 @@ class Row:
         value = self.found.median
         if self.goal.met(value):
             return "met"
+        if not self.goal.limit:
+            return f"SHORT by {short(value)}{_space(self.goal.unit)}"
         gap = (self.goal.limit / value if self.goal.at_least else value / self.goal.limit) - 1
         return f"SHORT by {gap:.0%}"
 

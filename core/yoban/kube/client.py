@@ -184,6 +184,7 @@ class Client:
         continue_token: str | None = None,
         timeout: float = CALL_TIMEOUT * 2,
         retry: Retry = Retry.SAFE,
+        transform: Callable[[Obj], Obj] | None = None,
     ) -> ObjectList:
         """One page of the collection (all of it without `limit`), in one namespace or in all.
 
@@ -194,6 +195,7 @@ class Client:
             limit, continue_token: paging; the token of a page that took too long ends in `Gone`.
             timeout: seconds in all.
             retry: `NEVER` where the caller backs off by itself.
+            transform: shrinks each object before the next is decoded, so that a long list is never whole in memory.
         """
         query = _query(
             labelSelector=labels,
@@ -206,7 +208,7 @@ class Client:
         body = await self._call(
             "list", "GET", resource, namespace, None, query=query, timeout=timeout, attempt=LIST_TIMEOUT, retry=retry
         )
-        return await _parse_list(body, resource)
+        return await _parse_list(body, resource, transform)
 
     @contextlib.asynccontextmanager
     async def watch(
@@ -555,7 +557,7 @@ def _target(path: str, query: Mapping[str, Any] | None) -> str:
     return path + "?" + "&".join(f"{name}={quote(str(value), safe='')}" for name, value in query.items())
 
 
-async def _parse_list(body: bytes, resource: Resource) -> ObjectList:
+async def _parse_list(body: bytes, resource: Resource, transform: Callable[[Obj], Obj] | None = None) -> ObjectList:
     """The list in `body`, decoded in portions between which the loop gets its turn.
 
     A thread would not help: the decoder holds the interpreter's lock.
@@ -569,7 +571,9 @@ async def _parse_list(body: bytes, resource: Resource) -> ObjectList:
                 await asyncio.sleep(0)
             # Items of built-in kinds come without apiVersion and kind; a watch gives them: make both look alike.
             obj = _OBJECT.decode(item)
-            items.append(obj if "kind" in obj else kind | obj)
+            if "kind" not in obj:
+                obj = kind | obj
+            items.append(obj if transform is None else transform(obj))
     except msgspec.DecodeError as error:
         raise BadAnswer("the answer is no list", object=str(resource), cause=str(error)) from error
     if not raw.metadata.resource_version:

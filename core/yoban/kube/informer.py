@@ -92,7 +92,6 @@ class Informer:
         self.resource = resource
         self.store = Store(indexers)
         self._clock = clock or SystemClock()
-        self._transform = transform
         self._handlers: list[Handler] = []
         self._detector = MutationDetector() if detect_mutation else None
         self._synced = asyncio.Event()
@@ -110,6 +109,7 @@ class Informer:
                 settings=settings,
                 clock=self._clock,
                 random=random,
+                transform=transform,
             )
             for namespace in scopes
         ]
@@ -214,8 +214,7 @@ class Informer:
         """See `Sink.replace`."""
         initial = scope not in self._filled
         present: set[ObjectKey] = set()
-        for item in items:
-            obj = self._transform(item)
+        for obj in items:
             present.add(key_of(obj))
             self._put(obj, initial=initial)
         known = self.store.keys()
@@ -230,11 +229,10 @@ class Informer:
 
     def change(self, obj: Obj) -> None:
         """See `Sink.change`."""
-        self._put(self._transform(obj), initial=False)
+        self._put(obj, initial=False)
 
     def delete(self, obj: Obj) -> None:
         """See `Sink.delete`."""
-        obj = self._transform(obj)
         known = self.store.remove(key_of(obj))
         self._saw(obj)
         if known is not None:

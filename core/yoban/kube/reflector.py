@@ -96,6 +96,7 @@ class Reflector:
         client: the way to the API server.
         scope: what to reflect.
         sink: who is told.
+        transform: what the sink gets of an object; may change its argument.
         settings, clock, random: see their types.
     """
 
@@ -108,6 +109,7 @@ class Reflector:
         settings: ReflectorSettings | None = None,
         clock: Clock | None = None,
         random: Random = default_random,
+        transform: Callable[[Obj], Obj] | None = None,
         on_activity: Callable[[], None] | None = None,
     ) -> None:
         self.scope = scope
@@ -121,6 +123,7 @@ class Reflector:
         self._clock = clock or SystemClock()
         self._random = random
         self._backoff = Backoff(self._settings.backoff, random)
+        self._transform = transform
         self._on_activity = on_activity
         self._version = ""  # of the last list or event; opaque
         self._list_version: str | None = CONSISTENT if self._settings.consistent else "0"
@@ -159,6 +162,7 @@ class Reflector:
                 fields=scope.fields,
                 resource_version=self._list_version,
                 retry=Retry.NEVER,
+                transform=self._transform,
             )
         except (Gone, TooLargeResourceVersion) as error:
             if self._list_version is CONSISTENT:
@@ -249,6 +253,8 @@ class Reflector:
             return 0
         if not obj["metadata"].get("name"):
             raise BadAnswer("a watch event has no name")
+        if self._transform is not None:
+            obj = self._transform(obj)
         if kind == "DELETED":
             self._sink.delete(obj)
         else:

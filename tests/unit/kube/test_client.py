@@ -27,6 +27,7 @@ from yoban.kube.errors import (
     from_answer,
     from_status,
 )
+from yoban.kube.informer import drop_bookkeeping
 from yoban.kube.objects import Obj
 from yoban.kube.resource import CONFIG_MAP, NAMESPACE, NODE, Resource
 from yoban.kube.transport import Answer
@@ -212,6 +213,25 @@ async def test_3_12_a_large_list_gives_the_loop_its_turn() -> None:
     await counter
     assert len(listed.items) == PARSE_AT_ONCE * 4
     assert turns >= 3
+
+
+async def test_a_large_list_is_never_whole_in_memory() -> None:
+    """Each object is shrunk before the next is decoded: what is dropped (`managedFields`) is never there twice."""
+    import tracemalloc
+
+    def item(number: int) -> dict[str, Any]:
+        return {"metadata": {"name": f"n{number}", "managedFields": [{"f": {f"f{i}": {} for i in range(50)}}]}}
+
+    items = [item(number) for number in range(PARSE_AT_ONCE)]
+    body = msgspec.json.encode({"kind": "ConfigMapList", "metadata": {"resourceVersion": "7"}, "items": items})
+    tracemalloc.start()
+    try:
+        listed = await _parse_list(body, CONFIG_MAP, drop_bookkeeping)
+        kept, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert [obj["metadata"] for obj in listed.items] == [{"name": f"n{n}"} for n in range(PARSE_AT_ONCE)]
+    assert peak < 2 * kept
 
 
 async def test_an_object_given_is_not_changed(server: FakeApiServer, client: Client) -> None:

@@ -1,4 +1,4 @@
-"""Bytes over a real aiohttp session to a server on loopback; credentials and configuration."""
+"""Bytes over real connections to a server on loopback; credentials and configuration."""
 
 from __future__ import annotations
 

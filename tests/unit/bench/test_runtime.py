@@ -1,0 +1,125 @@
+"""The parts of the runtime bench that decide: the audit log's counting, /proc, results, goals, and what is pinned."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.bench.runtime.audit import AuditLog, Request, overlaps, parse, policy
+from tests.bench.runtime.contestants import OPERATORS
+from tests.bench.runtime.goals import judge
+from tests.bench.runtime.processes import parse as parse_usage
+from tests.bench.runtime.results import CLIENT_GO, KOPF, OURS, Results
+
+USER = "system:serviceaccount:a:operator"
+
+
+def line(
+    verb: str, stage: str = "ResponseComplete", *, user: str = USER, subresource: str = "", second: int = 0
+) -> bytes:
+    event = {
+        "kind": "Event",
+        "stage": stage,
+        "verb": verb,
+        "user": {"username": user, "groups": ["x"]},
+        "objectRef": {"resource": "cards", "namespace": "a", "name": "one", "subresource": subresource},
+        "responseStatus": {"metadata": {}, "code": 200},
+        "requestReceivedTimestamp": f"2026-01-01T00:00:{second:02d}.250000Z",
+        "stageTimestamp": f"2026-01-01T00:00:{second:02d}.750000Z",
+    }
+    return json.dumps(event).encode()
+
+
+def test_a_request_counts_once_and_a_watch_when_it_opens() -> None:
+    found = parse(
+        [
+            line("patch", subresource="status"),
+            line("watch", "ResponseStarted"),
+            line("watch", "ResponseComplete"),
+            line("list", "ResponseStarted"),
+            line("list"),
+        ]
+    )
+    assert [(r.verb, r.resource, r.is_write) for r in found] == [
+        ("patch", "cards/status", True),
+        ("watch", "cards", False),
+        ("list", "cards", False),
+    ]
+    assert found[0].answered - found[0].received == pytest.approx(0.5)
+
+
+def test_only_whole_lines_of_one_user_after_the_mark_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "audit.log"
+    log = AuditLog(file)
+    assert log.mark() == 0
+    assert log.since(0, USER) == []
+    file.write_bytes(line("create") + b"\n")
+    mark = log.mark()
+    with file.open("ab") as more:
+        more.write(line("patch") + b"\n" + line("get", user="another") + b"\n" + line("delete")[:40])
+    assert [r.verb for r in log.since(mark, USER)] == ["patch"]
+    assert [r.verb for r in log.since(0, USER)] == ["create", "patch"]
+
+
+def test_the_policy_logs_the_contestants_and_nobody_else() -> None:
+    rules = json.loads(policy({"b", "a"}))["rules"]
+    assert rules == [{"level": "Metadata", "users": ["a", "b"]}, {"level": "None"}]
+
+
+def test_work_on_one_object_at_once_is_found() -> None:
+    def write(name: str, received: float, answered: float, verb: str = "patch") -> Request:
+        return Request(USER, verb, "cards/status", name, 200, received, answered)
+
+    assert overlaps([write("a", 0, 2), write("b", 1, 3), write("a", 2, 4)]) == 0
+    assert overlaps([write("a", 0, 2), write("a", 1, 3), write("a", 2.5, 4)]) == 2
+    assert overlaps([write("a", 0, 2), write("a", 1, 3, verb="get")]) == 0
+
+
+def test_usage_of_a_process_whose_name_has_brackets() -> None:
+    stat = "7 (a (b) c) S 1 2 3 4 5 6 7 8 9 10 150 50 0 0 20 0 1 0 99 0"
+    found = parse_usage(stat, "Name:\ta\nVmHWM:\t    2048 kB\nVmRSS:\t    1024 kB\n", tick=100)
+    assert (found.cpu, found.resident, found.peak) == (2.0, 1 << 20, 2 << 20)
+
+
+def test_ratios_are_of_the_rounds_that_both_have() -> None:
+    results = Results()
+    for number, (ours, theirs) in enumerate([(1.0, 5.0), (2.0, None), (2.0, 6.0)]):
+        results.record("create.200.seconds", "s", OURS, number, ours)
+        if theirs is not None:
+            results.record("create.200.seconds", "s", KOPF, number, theirs)
+    ratio = results.ratio("create.200.seconds", KOPF, OURS)
+    assert ratio is not None
+    assert ratio.values == (5.0, 3.0)
+    assert results.ratio("create.200.seconds", CLIENT_GO, OURS) is None
+    with pytest.raises(ValueError, match="measured in s"):
+        results.record("create.200.seconds", "ms", OURS, 0, 1.0)
+
+
+def test_goals_are_judged_and_what_did_not_run_says_so() -> None:
+    results = Results()
+    for name, seconds in ((OURS, 1.0), (KOPF, 4.5), (CLIENT_GO, 0.8)):
+        results.record("create.200.seconds", "s", name, 0, seconds)
+    results.record("create.200.writes", "writes", OURS, 0, 2.0)
+    results.record("noop.writes", "writes", OURS, 0, 0.5)
+    verdicts = {row.goal.measure: row.verdict for row in judge(results, [200])}
+    assert verdicts["create.200.kopf"] == "met"
+    assert verdicts["create.200.clientgo"].startswith("SHORT")
+    assert verdicts["create.200.writes"] == "met"
+    assert verdicts["noop.writes"] == "SHORT by 0.500 writes"
+    assert verdicts["cache.slope"] == "not run"
+    # Every goal of the side-by-side comparison has its row.
+    assert {"steady.p99.clientgo", "create.200.cpu.clientgo", "hot.overlaps", "memory.base", "start.synced"} <= set(
+        verdicts
+    )
+
+
+def test_kopf_is_pinned_with_hashes_and_no_index() -> None:
+    text = (OPERATORS / "kopf.lock").read_text()
+    wanted = (OPERATORS / "kopf.in").read_text().strip()
+    assert "://" not in text
+    assert f"\n{wanted} \\\n" in text
+    blocks = re.split(r"\n(?=\S)", text.strip())
+    assert all("--hash=sha256:" in block for block in blocks)
