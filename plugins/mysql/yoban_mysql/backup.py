@@ -32,9 +32,9 @@ from yoban.plugins import (
     FileItem,
     InstanceContext,
 )
+from yoban.plugins.files import empty_folder, make_folder
 
 from yoban_mysql.configuration import plugins
-from yoban_mysql.files import empty_folder, make_folder
 from yoban_mysql.gtid import GtidSet
 from yoban_mysql.names import COPY
 from yoban_mysql.positions import position_of

@@ -13,10 +13,10 @@ from collections.abc import Mapping
 
 from yoban.errors import Unavailable
 from yoban.plugins import InstanceContext
+from yoban.plugins.files import make_folder, remove_file, replace_file
 
 from yoban_mysql import binaries
 from yoban_mysql.configuration import plugins
-from yoban_mysql.files import make_folder, remove_file, replace_file
 from yoban_mysql.options import text
 from yoban_mysql.settings import variable
 

@@ -17,9 +17,9 @@ from pathlib import Path
 
 from yoban.errors import NotReady, Unavailable
 from yoban.plugins import Finished, InstanceContext, Peer, ProgressCallback
+from yoban.plugins.files import empty_folder
 
 from yoban_mysql.configuration import plugins
-from yoban_mysql.files import empty_folder
 from yoban_mysql.names import REPLICATION_USER
 from yoban_mysql.server import INITIALIZE_DEADLINE, clear, complete, making_folder, plain, words
 from yoban_mysql.session import Session, connect_root

@@ -13,10 +13,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from yoban.plugins import Configured, InstanceContext, Peer, Role, SettingProblem
+from yoban.plugins.files import empty_folder, make_folder, replace_file
 
 from yoban_mysql import catalogue, follow, line, live, options, reign
 from yoban_mysql.configuration import LIVE, fixed_settings, main_text, role_in, temporary_folder
-from yoban_mysql.files import empty_folder, make_folder, replace_file
 from yoban_mysql.names import LOADED_TLS, MAIN_CONF, USER_CONF
 from yoban_mysql.session import Kept, Session
 from yoban_mysql.settings import doubled, problem_with, rule, variable

@@ -21,9 +21,9 @@ from pathlib import Path
 
 from yoban.errors import IntegrityError
 from yoban.plugins import InstanceContext
+from yoban.plugins.files import replace_file
 
 from yoban_mysql.binlog import BinlogFile
-from yoban_mysql.files import replace_file
 from yoban_mysql.gtid import GtidSet, Source
 from yoban_mysql.names import BASE_FILE, BINLOG, binlog_number
 from yoban_mysql.session import Session

@@ -20,11 +20,11 @@ from typing import Any
 
 from yoban.errors import IntegrityError, Unavailable
 from yoban.plugins import InstanceContext, LogSource, LogTail, Position, Segment, SegmentName
+from yoban.plugins.files import replace_file
 
 from yoban_mysql import line, segments
 from yoban_mysql.binlog import BinlogFile
 from yoban_mysql.configuration import server_id
-from yoban_mysql.files import replace_file
 from yoban_mysql.gtid import GtidSet
 from yoban_mysql.names import STORED_FILE, binlog_name, binlog_number
 from yoban_mysql.positions import position_of

@@ -26,10 +26,10 @@ from yoban.plugins import (
     RecoveryState,
     Role,
 )
+from yoban.plugins.files import remove_file, replace_file
 
 from yoban_mysql import options, relay
 from yoban_mysql.configuration import main_text
-from yoban_mysql.files import remove_file, replace_file
 from yoban_mysql.gtid import GtidSet
 from yoban_mysql.line import line_name
 from yoban_mysql.names import AUTO_CNF, MAIN_CONF, RECOVERY_FILE, RELAY_LOG

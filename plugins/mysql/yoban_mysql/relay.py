@@ -16,10 +16,10 @@ from pathlib import Path
 
 from yoban.errors import IntegrityError
 from yoban.plugins import RecoveryPlan, TargetType
+from yoban.plugins.files import own, replace_file
 
 from yoban_mysql import segments
 from yoban_mysql.binlog import BinlogFile, Transaction
-from yoban_mysql.files import own, replace_file
 from yoban_mysql.gtid import Gtid, GtidSet
 from yoban_mysql.names import RELAY_LOG
 from yoban_mysql.targets import parse_gtid, skipped

@@ -27,11 +27,11 @@ from yoban.plugins import (
     ServerStatus,
     StopMode,
 )
+from yoban.plugins.files import empty_folder, make_folder, replace_file, sync_folder
 
 from yoban_mysql import accounts, binaries, reign, status
 from yoban_mysql.configuration import made_with, waits
 from yoban_mysql.configure import Configuration
-from yoban_mysql.files import empty_folder, make_folder, replace_file, sync_folder
 from yoban_mysql.line import OUR_TABLES
 from yoban_mysql.names import AGENT, MAIN_CONF, PID_FILE
 from yoban_mysql.session import Kept, connect

@@ -13,10 +13,10 @@ from collections.abc import Mapping
 
 from yoban.errors import Unavailable
 from yoban.plugins import InstanceContext
+from yoban.plugins.files import make_folder, remove_file, replace_file
 
 from yoban_postgres.binaries import has_library, program
 from yoban_postgres.configuration import quote
-from yoban_postgres.files import make_folder, remove_file, replace_file
 from yoban_postgres.settings import libraries
 
 CANDIDATE = "yoban-candidate.conf"

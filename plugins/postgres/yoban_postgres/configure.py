@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from yoban.plugins import Configured, DurabilityMode, InstanceContext, Peer, Role, SettingProblem
+from yoban.plugins.files import remove_file, replace_file
 
 from yoban_postgres import catalogue, controldata
 from yoban_postgres.configuration import (
@@ -27,7 +28,6 @@ from yoban_postgres.configuration import (
     raise_to,
     user_text,
 )
-from yoban_postgres.files import remove_file, replace_file
 from yoban_postgres.names import (
     AUTO_CONF,
     HBA_CONF,

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from yoban.plugins import BackupItem, DirectoryItem, FileItem, LinkItem
+from yoban.plugins.files import TEMPORARY
 
-from yoban_postgres.files import TEMPORARY
 from yoban_postgres.names import REACHED_FILE, RECOVERY_CONF, RECOVERY_SIGNAL, STANDBY_SIGNAL
 
 EMPTY_FOLDERS = frozenset(

@@ -31,10 +31,10 @@ from yoban.plugins import (
     RecoveryState,
     TargetType,
 )
+from yoban.plugins.files import make_folder, remove_file, replace_file, sync_folder
 
 from yoban_postgres import history
 from yoban_postgres.configuration import recovery_text
-from yoban_postgres.files import make_folder, remove_file, replace_file, sync_folder
 from yoban_postgres.lsn import format_lsn, parse_lsn, segment_number, skip_header
 from yoban_postgres.names import REACHED_FILE, RECOVERY_CONF, RECOVERY_LOG, RECOVERY_SIGNAL, STANDBY_SIGNAL
 from yoban_postgres.positions import make, split

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 from yoban.errors import DeadlineExceeded, IntegrityError, NotReady, Unavailable
 from yoban.plugins import BrokenReplica, InstanceContext, Peer, Position, ProgressCallback, Promotion, Replication
+from yoban.plugins.files import folder_bytes, remove_file
 
 from yoban_postgres import binaries, controldata, follow, history, members
 from yoban_postgres.configuration import conninfo
-from yoban_postgres.files import folder_bytes, remove_file
 from yoban_postgres.lsn import parse_lsn, segment_name
 from yoban_postgres.names import REACHED_FILE, RECOVERY_CONF
 from yoban_postgres.positions import line_name, make

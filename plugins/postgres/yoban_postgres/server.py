@@ -25,10 +25,10 @@ from yoban.plugins import (
     ServerStatus,
     StopMode,
 )
+from yoban.plugins.files import empty_folder, make_folder, sync_folder
 
 from yoban_postgres import accounts, binaries, status
 from yoban_postgres.configure import Configuration
-from yoban_postgres.files import empty_folder, make_folder, sync_folder
 from yoban_postgres.names import SUPERUSER
 from yoban_postgres.segments import classify
 from yoban_postgres.session import Kept, connect, translated

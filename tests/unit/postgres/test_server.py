@@ -10,9 +10,9 @@ from pathlib import Path
 import asyncpg
 import pytest
 from yoban.errors import AccessDenied, DeadlineExceeded, IntegrityError, InvalidInput, NotReady, Unavailable
-from yoban.plugins import Finished, InstanceContext, Peer, Processes
+from yoban.plugins import Finished, InstanceContext, Peer, Processes, files
 from yoban.testing.context import make_context
-from yoban_postgres import binaries, controldata, files
+from yoban_postgres import binaries, controldata
 from yoban_postgres.engine import PostgresEngine
 from yoban_postgres.server import initdb_command
 from yoban_postgres.session import Kept, translated

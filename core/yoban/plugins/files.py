@@ -1,4 +1,4 @@
-"""Writing files of ours beside the server's.
+"""Writing files of an engine plugin's own beside the server's. For plugin authors; core does not use it.
 
 Guarantees: a file is either the old or the new one, also after a crash, and belongs to whom its folder belongs to (an
 agent that runs as another user than the server must not lock the server out). Does blocking I/O; small files only.
