@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from opentelemetry import trace
 from yoban.errors import NotReady, Terminal, Unavailable
 from yoban.plugins import (
     BackupBegin,
@@ -41,6 +42,7 @@ from yoban_mysql.positions import position_of
 from yoban_mysql.server import plain, words
 from yoban_mysql.session import Kept, Session, connect
 
+tracer = trace.get_tracer("yoban.mysql")
 CLONE_DEADLINE = 86400.0
 START_DEADLINE = 3600.0
 """For the one start of the copy, in which it recovers."""
@@ -116,8 +118,10 @@ class MySqlBackup(BaseBackup):
         await asyncio.to_thread(_remove, folder)
         try:
             begin = await self._look(ctx)
-            started = await self._clone(ctx, folder)
-            found = await self._read(ctx, folder)
+            with tracer.start_as_current_span("clone"):
+                started = await self._clone(ctx, folder)
+            with tracer.start_as_current_span("start the copy"):
+                found = await self._read(ctx, folder)
             files = await asyncio.to_thread(_list, folder)
             position = position_of(found.executed)
             if position is None:
