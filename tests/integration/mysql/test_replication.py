@@ -236,7 +236,7 @@ async def _rows(instance: Instance, query: str) -> list[dict[str, Any]]:
         session.drop()
 
 
-async def test_a_line_is_enough_by_itself_from_its_fork_on(world: World) -> None:
+async def test_a_line_reaches_back_before_its_fork(world: World) -> None:
     one = await world.primary()
     await one.run("CREATE TABLE app.t (n int PRIMARY KEY)", "INSERT INTO app.t VALUES (1)")
     two = await world.replica(one)
@@ -244,12 +244,16 @@ async def test_a_line_is_enough_by_itself_from_its_fork_on(world: World) -> None
     await one.run("INSERT INTO app.t VALUES (2)", "FLUSH BINARY LOGS")
     await world.level(two, one)
     await two.run("FLUSH BINARY LOGS")
+    shared = GtidSet.parse(await two.value("SELECT @@GLOBAL.gtid_executed"))
     await one.stop()
     promotion = await world.engine.replication.promote(two.ctx, deadline=30)
     uuid = await two.value("SELECT @@GLOBAL.server_uuid")
     assert promotion.line == f"{uuid}.0000000001"
-    assert GtidSet.parse(promotion.fork) == copied, "its log begins behind the copy, before the promotion"
+    assert GtidSet.parse(promotion.fork) == shared, "everything that both lines share, and not what the new one wrote"
     files = line.log_files(two.ctx.data)
+    assert files[0].previous == copied and copied <= shared and copied != shared, (
+        "its log begins behind the copy, before the promotion"
+    )
     assert [file.number for file in files] == [1, 2]
     assert copied <= files[0].previous and files[0].previous <= files[1].previous
     whole = GtidSet.parse(await two.value("SELECT @@GLOBAL.gtid_executed"))
