@@ -180,7 +180,7 @@ def _tables(bench: Bench, judged: list[Row]) -> list[str]:
 
 def _page(machine: dict[str, object], tables: list[str], plots: list[str]) -> str:
     """The page docs/benchmarks/results.md."""
-    about = ", ".join(f"{name.replace('_', ' ')} {_text(value)}" for name, value in machine.items())
+    about = ", ".join(f"{name.removesuffix('_gb').replace('_', ' ')} {_text(value)}" for name, value in machine.items())
     lines = [
         "# Results of a run",
         "",
