@@ -45,7 +45,6 @@ def test_ci_turns_skips_of_servers_into_failures(tmp_path: Path, ci: str, outcom
         "tests.conftest",
         "-c",
         str(REPOSITORY / "pyproject.toml"),
-        "--no-cov",
         str(tmp_path),
     ]
     environment = {**os.environ, "CI": ci, "PYTHONPATH": str(REPOSITORY)}
