@@ -60,7 +60,8 @@ class Ours:
 
     async def backup(self) -> tuple[str, int, int]:
         """Take a full backup. Return its id, plain bytes, stored bytes."""
-        return await back_up(self.pod)
+        done = await back_up(self.pod)
+        return done.id, done.bytes, done.stored_bytes
 
     async def new_agent(self) -> None:
         """Have the agent replaced: the new one has no memory of what is stored."""

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from yoban.agent.storage import store_config
 from yoban.kube.clock import SystemClock
+from yoban.model.control import BackupResult
 from yoban.model.instance import StoreDocument
 from yoban.repository import Repository, RetryPolicy
 from yoban_s3.provider import S3Provider
@@ -109,9 +110,10 @@ async def repository(bucket: StoreDocument, incarnation: str = INCARNATION) -> A
         yield Repository(store, root, clock=SystemClock(), retry=RetryPolicy())
 
 
-async def back_up(pod: PodProcess) -> tuple[str, int, int]:
-    """Take a full backup as the operator asks for it. Return its id, plain bytes, stored bytes."""
+async def back_up(pod: PodProcess) -> BackupResult:
+    """Take a full backup as the operator asks for it; return what the agent tells of it."""
     done = await backup(pod)
     if done.backup is None:
         raise BenchError(f"the backup failed: {done}")
-    return done.backup.id, done.backup.bytes, done.backup.stored_bytes
+    found: BackupResult = done.backup
+    return found
