@@ -74,7 +74,7 @@ async def _backups(bench: Bench, clone: Path, dump: Path) -> str:
 async def _restores(bench: Bench, clone: Path, dump: Path, newest: str) -> None:
     seconds: dict[str, list[float]] = {"floor": [], "ours": [], "peer": []}
     size = int(str(bench.facts["backup.bytes"]))
-    sums = await checksums(bench.ours.socket, TABLES)
+    sums = await bench.ours.checksums(TABLES)
     for number in range(bench.sizes.rounds):
         target = await folder(bench.folder / "restored")
         await settle()
@@ -92,7 +92,7 @@ async def _restores(bench: Bench, clone: Path, dump: Path, newest: str) -> None:
     _record(bench, "restore", seconds, size)
 
 
-async def _load(bench: Bench, dump: Path, sums: list[str]) -> float:
+async def _load(bench: Bench, dump: Path, sums: str) -> float:
     """Seconds in which a dump is loaded into a new server."""
     async with bench.servers.server(None) as made:
         await made.launch()
@@ -101,9 +101,9 @@ async def _load(bench: Bench, dump: Path, sums: list[str]) -> float:
         await settle()
         pipe = f"zstd -q -dc {dump} | {shlex.join(client(socket_of(made)))}"
         began = time.monotonic()
-        await run(as_user("bash", "-c", f"set -o pipefail; {pipe}"), deadline=1800)
+        await run(["bash", "-c", f"set -o pipefail; {pipe}"], deadline=1800)
         seconds = time.monotonic() - began
-        if await checksums(socket_of(made), TABLES) != sums:
+        if await checksums(made, TABLES) != sums:
             raise BenchError("the dump holds other rows than the server")
         return seconds
 

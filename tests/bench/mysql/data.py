@@ -29,17 +29,17 @@ async def small(ours: Ours) -> None:
 
 def _tables() -> list[str]:
     rows = f"WITH RECURSIVE n AS (SELECT 1 AS id UNION ALL SELECT id + 1 FROM n WHERE id < {ROWS})"
-    found = [f"SET SESSION cte_max_recursion_depth = {ROWS}"]
+    found = ["USE app", f"SET SESSION cte_max_recursion_depth = {ROWS}"]
     for name in NAMES:
         found += [
             f"CREATE TABLE {name} (id bigint unsigned NOT NULL PRIMARY KEY, k int NOT NULL, c char(120) NOT NULL,"
             " pad char(60) NOT NULL, KEY (k))",
-            f"INSERT INTO {name} {rows} SELECT id, FLOOR(RAND() * {ROWS}), {_TEXT}, SHA1(RAND()) FROM n",
+            f"INSERT INTO {name} {rows} SELECT id, FLOOR(RAND() * {ROWS}), {_TEXT}, SHA2(RAND(), 224) FROM n",
         ]
     return found
 
 
-_TEXT = "CONCAT(SHA2(RAND(), 256), SHA1(RAND()))"
+_TEXT = "CONCAT(SHA2(RAND(), 224), SHA2(RAND(), 224))"
 
 
 def procedure() -> str:
@@ -53,7 +53,7 @@ def procedure() -> str:
         return f"CASE {variable} MOD {TABLES} {cases} END CASE;"
 
     update = choose("at", f"UPDATE {{table}} SET k = k + 1, c = {_TEXT} WHERE id = at")
-    insert = choose("fresh", f"INSERT INTO {{table}} VALUES (fresh, dice * {ROWS}, {_TEXT}, SHA1(dice))")
+    insert = choose("fresh", f"INSERT INTO {{table}} VALUES (fresh, dice * {ROWS}, {_TEXT}, SHA2(dice, 224))")
     delete = choose("gone", "DELETE FROM {table} WHERE id = gone")
     return (
         "CREATE PROCEDURE app.work(client bigint unsigned, n int) BEGIN"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -55,6 +56,10 @@ class Ours:
     async def sql(self, text: str, *, stdin: bytes = b"", deadline: float = 600.0) -> str:
         """Run SQL as the agent's account."""
         return await programs.sql(self.socket, text, stdin=stdin, deadline=deadline)
+
+    async def checksums(self, tables: Sequence[str]) -> str:
+        """The checksums of tables."""
+        return await self.sql(f"CHECKSUM TABLE {', '.join(tables)}")
 
     async def session(self) -> Session:
         """A session of an application: the owner, by password over TLS."""

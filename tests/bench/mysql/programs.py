@@ -33,13 +33,24 @@ def client(socket: Path, *words: str) -> list[str]:
 
 
 def command(program: str, socket: Path, *words: str) -> list[str]:
-    """Return the command line of a program that speaks to a server, without the user that it is to run as."""
+    """Return the command line of a program that speaks to a server."""
     found = shutil.which(program)
     assert found is not None, program
     return [found, "--no-defaults", f"--socket={socket}", "--user=yoban", *words]
 
 
-async def sql(socket: Path, text: str, *, stdin: bytes = b"", deadline: float = 600.0) -> str:
-    """Run SQL at a server, then more of it from `stdin`; return its rows. Raises BenchError when one fails."""
-    found = await run(as_user(*client(socket)), stdin=text.encode() + b";\n" + stdin, deadline=deadline)
-    return found.strip()
+async def sql(socket: Path, text: str, *, stdin: bytes = b"", deadline: float = 600.0, ours: bool = False) -> str:
+    """Run SQL at a server as its agent; return its rows.
+
+    Args:
+        socket: of the server.
+        text: statements.
+        stdin: more of them, run after `text`.
+        deadline: seconds for all of them.
+        ours: the agent is this process itself, and not one of the server's user.
+
+    Raises:
+        BenchError: a statement failed.
+    """
+    words = client(socket) if ours else as_user(*client(socket))
+    return (await run(words, stdin=text.encode() + b";\n" + stdin, deadline=deadline)).strip()

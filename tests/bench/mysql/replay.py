@@ -23,7 +23,7 @@ from yoban_mysql.binlog import BinlogFile
 from yoban_mysql.gtid import GtidSet
 from yoban_mysql.line import base, log_index
 
-from tests.bench.machine import MIB, BenchError, as_user, folder, own, run, say, settle
+from tests.bench.machine import MIB, BenchError, folder, own, run, say, settle
 from tests.bench.mysql import data
 from tests.bench.mysql.bench import Bench
 from tests.bench.mysql.programs import client
@@ -55,7 +55,7 @@ class Log:
     files: Sequence[Path]
     transactions: int
     end: GtidSet
-    sums: list[str]
+    sums: str
 
 
 async def measure(bench: Bench) -> None:
@@ -96,7 +96,7 @@ async def _prepare(bench: Bench) -> Log:
     began = time.monotonic()
     await data.work(ours, bench.sizes.transactions)
     say(f"wrote {bench.sizes.transactions} transactions in {time.monotonic() - began:.0f} s")
-    sums = await checksums(ours.socket, data.NAMES)
+    sums = await ours.checksums(data.NAMES)
     await ours.sql("FLUSH BINARY LOGS")
     end = _before_newest(ours.data)
     await ours.stored()
@@ -115,6 +115,7 @@ async def _prepare(bench: Bench) -> Log:
     bench.facts |= {"replay.transactions": transactions, "replay.log.mb": round(size / MIB), "replay.files": len(files)}
     restored = await folder(bench.folder / "base")
     await in_process("mysql", "9.7", ours.bucket, backup.id, restored)
+    await bench.servers.adopt(restored)
     return Log(restored, chosen, files, transactions, end, sums)
 
 
@@ -168,7 +169,7 @@ async def _client(bench: Bench, log: Log, core: str = "") -> float:
             words = ["taskset", "--cpu-list", core, *words]
         await settle()
         began = time.monotonic()
-        await run(as_user(*words), deadline=DEADLINE)
+        await run(words, deadline=DEADLINE)
         seconds = time.monotonic() - began
         await _same(made, log)
         return seconds
@@ -179,5 +180,5 @@ async def _same(made: Instance, log: Log) -> None:
     held = await executed(made)
     if held != log.end:
         raise BenchError(f"GTIDs differ: {str((held - log.end) | (log.end - held))[:300]}")
-    if (sums := await checksums(socket_of(made), data.NAMES)) != log.sums:
+    if (sums := await checksums(made, data.NAMES)) != log.sums:
         raise BenchError(f"checksums differ: {sums}, of the source {log.sums}")

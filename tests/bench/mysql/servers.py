@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import AsyncIterator
+import pwd
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from yoban.plugins import RecoveryPlan, RecoveryTarget, Role, StopMode, TargetType
+from yoban_mysql.configuration import plugins
 from yoban_mysql.engine import MySqlEngine
 from yoban_mysql.gtid import GtidSet
 from yoban_mysql.names import SOCKET
+from yoban_mysql.server import plain
 
 from tests.bench.machine import BenchError, run
 from tests.bench.mysql.ours import SETTINGS
@@ -39,12 +43,33 @@ class Servers:
         """The engine."""
         return self._world.engine
 
+    async def adopt(self, base: Path) -> None:
+        """Let this process into the servers of a restored base backup: accounts of agents go by the user they run as."""
+        made = self._world.instance()
+        await self.engine.recovery.placed(replace(made.ctx, data=base))
+        script = made.ctx.tmp / "adopt.sql"
+        user = pwd.getpwuid(os.geteuid()).pw_name
+        script.write_text(f"ALTER USER yoban@localhost IDENTIFIED WITH auth_socket AS '{user}';\nSHUTDOWN;\n")
+        script.chmod(0o644)
+        command = [
+            *plain(made.ctx, base),
+            *(f"--{name.replace('_', '-')}={value}" for name, value in plugins()),
+            "--skip-networking",
+            "--disable-log-bin",
+            f"--init-file={script}",
+            f"--socket={made.ctx.tmp / 'server.sock'}",
+            f"--pid-file={made.ctx.tmp / 'server.pid'}",
+        ]
+        done = await made.ctx.processes.run(command, deadline=120)
+        if done.code:
+            raise BenchError(f"the base backup does not start: {done.stderr.decode(errors='replace')[-1500:]}")
+
     @contextlib.asynccontextmanager
     async def server(self, base: Path | None, plan: RecoveryPlan | None = None) -> AsyncIterator[Instance]:
         """Make a server, not started yet, and remove it at the end.
 
         Args:
-            base: folder with a restored base backup, which is copied; None for new data.
+            base: folder with a restored base backup that was adopted, which is copied; None for new data.
             plan: of the recovery that it is configured for; None for one that applies nothing.
         """
         world = self._world
@@ -72,17 +97,21 @@ def socket_of(made: Instance) -> Path:
     return Path(made.ctx.run, SOCKET)
 
 
+async def ask(made: Instance, text: str) -> str:
+    """Run SQL at a server; return its rows."""
+    return await sql(socket_of(made), text, ours=True)
+
+
 async def open_for_writes(made: Instance) -> None:
     """Let a server be written to."""
-    await sql(socket_of(made), "SET GLOBAL super_read_only = OFF; SET GLOBAL read_only = OFF")
+    await ask(made, "SET GLOBAL super_read_only = OFF; SET GLOBAL read_only = OFF")
 
 
 async def executed(made: Instance) -> GtidSet:
     """What a server has executed."""
-    return GtidSet.parse((await sql(socket_of(made), "SELECT @@GLOBAL.gtid_executed")).replace("\\n", ""))
+    return GtidSet.parse((await ask(made, "SELECT @@GLOBAL.gtid_executed")).replace("\\n", ""))
 
 
-async def checksums(socket: Path, tables: list[str]) -> list[str]:
-    """The checksum of each table."""
-    found = await sql(socket, f"CHECKSUM TABLE {', '.join(tables)}")
-    return [line.split("\t")[1] for line in found.splitlines()]
+async def checksums(made: Instance, tables: Sequence[str]) -> str:
+    """The checksums of tables."""
+    return await ask(made, f"CHECKSUM TABLE {', '.join(tables)}")
