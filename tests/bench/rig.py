@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from yoban.agent.storage import store_config
+from yoban.errors import YobanError
 from yoban.kube.clock import SystemClock
 from yoban.model.control import BackupResult
 from yoban.model.instance import StoreDocument
@@ -66,6 +67,13 @@ async def rig(*, keep: bool) -> AsyncIterator[Rig]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def known(error: BaseException) -> bool:
+    """Whether an error says that a measure cannot go on, alone or as a group of such; any other is the bench's own. Pure."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(known(one) for one in error.exceptions)
+    return isinstance(error, (BenchError, AssertionError, YobanError))
+
+
 @contextlib.asynccontextmanager
 async def watched(found: Found, pod: PodProcess) -> AsyncIterator[None]:
     """End the instance afterwards, and show its log when something went wrong.
@@ -74,13 +82,12 @@ async def watched(found: Found, pod: PodProcess) -> AsyncIterator[None]:
     """
     try:
         yield
-    except (BenchError, AssertionError) as error:
-        found.facts["ended"] = f"{error!r}"[:400]
-        print(f"--- log of the instance\n{pod.problems()}", file=sys.stderr)
-    except BaseException:
+    except BaseException as error:
         if pod.log.exists():
             print(f"--- log of the instance\n{pod.problems()}", file=sys.stderr)
-        raise
+        if not known(error):
+            raise
+        found.facts["ended"] = f"{error!r}"[:400]
     finally:
         await asyncio.to_thread(pod.kill)
 

@@ -18,6 +18,7 @@ TABLES = 6
 ROWS = 20_000
 """Rows that each of the small tables begins with."""
 CLIENTS = 8
+FILES = 4
 NAMES = [f"app.small{number}" for number in range(TABLES)]
 
 
@@ -69,10 +70,12 @@ def procedure() -> str:
 
 
 async def work(ours: Ours, transactions: int) -> None:
-    """Commit so many small transactions, from several clients at once."""
-    each = -(-transactions // CLIENTS)
-    calls = [ours.sql(f"CALL app.work({client}, {each})", deadline=1800) for client in range(CLIENTS)]
-    await asyncio.gather(*calls)
+    """Commit so many small transactions, from several clients at once, into several files of the log."""
+    each = -(-transactions // (CLIENTS * FILES))
+    for part in range(FILES):
+        numbers = range(part * CLIENTS, (part + 1) * CLIENTS)
+        await asyncio.gather(*(ours.sql(f"CALL app.work({number}, {each})", deadline=1800) for number in numbers))
+        await ours.sql("FLUSH BINARY LOGS")
 
 
 async def load(ours: Ours, size: int) -> None:

@@ -30,6 +30,6 @@ SUBJECT = Subject(
     latencies={
         "rpo": "commit to covered in the store",
         "commit": "commit without a backup",
-        "commit.backup": "… during one",
+        "commit.backup": "commit during a backup",
     },
 )

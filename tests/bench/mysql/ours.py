@@ -19,11 +19,10 @@ from tests.bench.rig import FakeCluster, PodProcess, World, back_up, until
 SETTINGS = {
     "innodb_buffer_pool_size": str(256 * MIB),
     "innodb_redo_log_capacity": str(512 * MIB),
-    "max_binlog_size": str(16 * MIB),
     "performance_schema_max_table_instances": "500",
     "table_open_cache": "400",
 }
-"""Of all servers: ours, the floor's and the peers'. Log files are small, so that a run has several."""
+"""Of all servers: ours, the floor's and the peers'."""
 
 
 class Ours:

@@ -97,7 +97,6 @@ async def _prepare(bench: Bench) -> Log:
     await data.work(ours, bench.sizes.transactions)
     say(f"wrote {bench.sizes.transactions} transactions in {time.monotonic() - began:.0f} s")
     sums = await ours.checksums(data.NAMES)
-    await ours.sql("FLUSH BINARY LOGS")
     end = _before_newest(ours.data)
     await ours.stored()
     kept = await folder(bench.folder / "log")

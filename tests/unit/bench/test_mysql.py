@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from pathlib import Path
 
 import pytest
+from yoban.errors import Unavailable
 
 from tests.bench.figures import series
+from tests.bench.machine import BenchError
 from tests.bench.mysql.data import NAMES, enlarged, procedure
 from tests.bench.mysql.goals import GOALS, SUBJECT
 from tests.bench.mysql.stalls import Commit, blocked, within
 from tests.bench.report import listed
+from tests.bench.rig import known
 from tests.bench.verdict import rows
 
 ROOT = Path(__file__).parents[3]
@@ -68,3 +72,11 @@ def test_the_saved_page_is_listed_in_the_index_once() -> None:
     entry = next(number for number, line in enumerate(lines) if "benchmarks/mysql/results.md" in line)
     assert lines[entry - 1].startswith("- [Benchmark")
     assert [line for line in lines if line not in index.splitlines()] in ([], [lines[entry]])
+
+
+def test_what_a_measure_says_is_told_from_a_defect_of_the_bench() -> None:
+    """A backup that fails under load does so within a group of tasks."""
+    assert known(BenchError("no"))
+    assert known(ExceptionGroup("tasks", [BenchError("no"), Unavailable("gone", object="server")]))
+    assert not known(ExceptionGroup("tasks", [BenchError("no"), KeyError("x")]))
+    assert not known(asyncio.CancelledError())
