@@ -113,7 +113,7 @@ def _tables(found: Found, subject: Subject, judged: list[Row]) -> list[str]:
 
 def _page(subject: Subject, machine: dict[str, object], tables: list[str], plots: list[str]) -> str:
     """The page results.md."""
-    about = ", ".join(f"{name.replace('_', ' ')} {_text(value)}" for name, value in machine.items())
+    about = ", ".join(f"{name.removesuffix('_gb').replace('_', ' ')} {_text(value)}" for name, value in machine.items())
     method = "../" * (len(Path(_address(subject)).parents) - 1) + "benchmarks.md"
     lines = [
         f"# {subject.title}",
