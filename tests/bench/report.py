@@ -113,7 +113,7 @@ def _tables(found: Found, subject: Subject, judged: list[Row]) -> list[str]:
 
 def _page(subject: Subject, machine: dict[str, object], tables: list[str], plots: list[str]) -> str:
     """The page results.md."""
-    about = ", ".join(f"{name.removesuffix('_gb').replace('_', ' ')} {_text(value)}" for name, value in machine.items())
+    about = ", ".join(_about(name, value) for name, value in machine.items())
     method = "../" * (len(Path(_address(subject)).parents) - 1) + "benchmarks.md"
     lines = [
         f"# {subject.title}",
@@ -137,6 +137,11 @@ def _document(found: Series) -> dict[str, object]:
         document["values"] = {f"p{share * 100:g}": round(found.percentile(share), 4) for share in shares}
         document["count"] = len(found.values)
     return document
+
+
+def _about(name: str, value: object) -> str:
+    unit = " GB" if name.endswith("_gb") else ""
+    return f"{name.removesuffix('_gb').replace('_', ' ')} {_text(value)}{unit}"
 
 
 def _text(value: object) -> str:
