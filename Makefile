@@ -73,7 +73,7 @@ demo-down: venv ## Remove what the demo made
 bench: venv ## Measure archive, replay, backup, restore and memory, side by side with a tuned pgBackRest; or ENGINE=mysql
 	@.ci/bootstrap packages test bench
 	@$(PYTHON) -m deploy.lab build
-	@$(PYTHON) -m tests.bench$(if $(filter mysql,$(ENGINE)),.mysql) $(ARGS)
+	@$(PYTHON) -m tests.bench$(if $(filter-out postgres,$(ENGINE)),.$(ENGINE)) $(ARGS)
 
 .PHONY: bench-runtime
 bench-runtime: venv ## Measure yoban.runtime side by side with kopf and client-go on a real API server

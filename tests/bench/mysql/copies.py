@@ -62,6 +62,8 @@ async def _backups(bench: Bench, clone: Path, dump: Path) -> str:
             "backup.bytes": done.bytes,
             "backup.stored": done.stored_bytes,
             "backup.compression": round(done.bytes / done.stored_bytes, 2),
+            "backup.seconds": round(seconds["ours"][-1], 2),
+            "backup.seconds.clone": round((done.end_time - done.begin_time).total_seconds(), 2),
             "dump.bytes": dump.stat().st_size,
         }
         _say(f"backup {number + 1}", seconds, size)

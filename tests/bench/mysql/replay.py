@@ -27,7 +27,7 @@ from tests.bench.machine import MIB, BenchError, folder, own, run, say, settle
 from tests.bench.mysql import data
 from tests.bench.mysql.bench import Bench
 from tests.bench.mysql.programs import client
-from tests.bench.mysql.servers import Instance, checksums, executed, open_for_writes, socket_of
+from tests.bench.mysql.servers import Instance, ask, checksums, executed, open_for_writes, socket_of
 from tests.bench.restoring import in_process
 from tests.bench.rig import repository
 
@@ -114,6 +114,7 @@ async def _prepare(bench: Bench) -> Log:
     if transactions < bench.sizes.transactions:
         raise BenchError(f"the log holds {transactions} transactions only")
     bench.facts |= {"replay.transactions": transactions, "replay.log.mb": round(size / MIB), "replay.files": len(files)}
+    say(f"the log is {size / MIB:.0f} MB in {len(files)} files")
     restored = await folder(bench.folder / "base")
     await in_process("mysql", "9.7", ours.bucket, backup.id, restored)
     await bench.servers.adopt(restored)
@@ -147,6 +148,7 @@ async def _ours(bench: Bench, log: Log) -> tuple[float, float]:
                 raise BenchError("the log is not replayed in time")
             await asyncio.sleep(LOOK_EVERY)
         replayed = time.monotonic() - began
+        bench.facts["replay.workers"] = int(await ask(made, "SELECT @@GLOBAL.replica_parallel_workers"))
         if found.state is not RecoveryState.REACHED:
             raise BenchError(f"the replay failed: {found.message}")
         await _same(made, log)
