@@ -37,10 +37,7 @@ format: venv ## Format everything and mend what the linter can mend
 test: venv ## Run all tests on real servers and the lab cluster, with coverage and a summary
 	@.ci/bootstrap packages test
 	@$(PYTHON) -m deploy.lab build
-	@mkdir -p .cache && rm -f .coverage .coverage.* .cache/junit.xml
-	@code=0; $(PYTHON) -m coverage run -m pytest --junitxml=.cache/junit.xml -o junit_family=xunit1 \
-	  tests/unit tests/contract tests/simulation tests/integration tests/e2e $(ARGS) || code=$$?; \
-	  $(PYTHON) .ci/summary.py .cache/junit.xml || code=1; exit $$code
+	@.ci/test $(ARGS)
 
 .PHONY: test-unit
 test-unit: venv ## Run the quick tests: unit and contract, without the cluster

@@ -1,6 +1,6 @@
 """Prints what a test run came to: tests by kind, coverage by package, and the closing count.
 
-Reads pytest's JUnit file and coverage's data. The exit code is 1 when the coverage is below the minimum.
+Reads pytest's JUnit files and coverage's data. The exit code is 1 when the coverage is below the minimum.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ def outcome_of(case: ElementTree.Element) -> str:
     return "skipped" if case.find("skipped") is not None else "passed"
 
 
-def tests(report: Path) -> Counter[str]:
+def tests(*reports: Path) -> Counter[str]:
     """Print the table of tests by kind; return the counts of all."""
     by_kind: dict[str, Counter[str]] = defaultdict(Counter)
     seconds: Counter[str] = Counter()
-    for case in ElementTree.parse(report).iter("testcase"):
+    for case in (case for report in reports for case in ElementTree.parse(report).iter("testcase")):
         kind = kind_of(case.get("classname", ""))
         by_kind[kind][outcome_of(case)] += 1
         seconds[kind] += float(case.get("time", 0))  # type: ignore[assignment]
@@ -85,7 +85,7 @@ def _percent(part: float, whole: float) -> float:
 
 def main() -> int:
     """Print everything; the last line is the count."""
-    total = tests(Path(sys.argv[1]))
+    total = tests(*map(Path, sys.argv[1:]))
     covered = coverage()
     enough = covered >= MINIMUM
     if not enough:
