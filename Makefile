@@ -9,7 +9,7 @@ PACKAGES := core/yoban plugins/postgres/yoban_postgres plugins/mysql/yoban_mysql
 TYPED := $(PACKAGES) deploy docs .ci/summary.py
 # Tests to run and further arguments for pytest: make test-unit ARGS="-k registry"
 ARGS ?=
-# Whose story the demo tells: postgres or mysql
+# Whose story the demo tells, and what the bench measures: postgres or mysql
 ENGINE ?= postgres
 
 .PHONY: help
@@ -67,10 +67,10 @@ demo-down: venv ## Remove what the demo made
 	@$(PYTHON) -m deploy.demo down
 
 .PHONY: bench
-bench: venv ## Measure archive, replay, backup, restore and memory, side by side with a tuned pgBackRest
+bench: venv ## Measure archive, replay, backup, restore and memory, side by side with a tuned pgBackRest; or ENGINE=mysql
 	@.ci/bootstrap packages test bench
 	@$(PYTHON) -m deploy.lab build
-	@$(PYTHON) -m tests.bench $(ARGS)
+	@$(PYTHON) -m tests.bench$(if $(filter-out postgres,$(ENGINE)),.$(ENGINE)) $(ARGS)
 
 .PHONY: bench-runtime
 bench-runtime: venv ## Measure yoban.runtime side by side with kopf and client-go on a real API server

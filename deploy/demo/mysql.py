@@ -53,9 +53,8 @@ class MySQLClient(Client):
         ).strip()
 
     def create(self, table: Table) -> None:
-        columns = ", ".join(f"{name} {_TYPES.get(kind, kind)}" for name, kind in table.columns)
-        self.sql(f"DROP TABLE IF EXISTS {table.name}; CREATE TABLE {table.name} ({columns})")
-        self.sql("SET NAMES utf8mb4", stdin=b"".join(_inserts(table)), deadline=300)
+        self.sql(f"DROP TABLE IF EXISTS {table.name}; CREATE TABLE {table.name} ({columns(table)})")
+        self.sql("SET NAMES utf8mb4", stdin=b"".join(inserts(table)), deadline=300)
 
     def checksum(self, table: str) -> Checksum:
         rows = self.sql(f"SELECT count(*) FROM {table}")
@@ -80,7 +79,12 @@ class MySQLClient(Client):
         )
 
 
-def _inserts(table: Table) -> Iterator[bytes]:
+def columns(table: Table) -> str:
+    """The columns as `CREATE TABLE` takes them."""
+    return ", ".join(f"{name} {_TYPES.get(kind, kind)}" for name, kind in table.columns)
+
+
+def inserts(table: Table) -> Iterator[bytes]:
     """The rows as statements of `_BATCH` rows each; `NA` is null, everything else a quoted literal."""
     rows = csv.reader(io.StringIO(table.csv.decode()))
     next(rows)

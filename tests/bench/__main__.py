@@ -8,30 +8,33 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import dataclasses
-import json
-import os
 import shutil
-import signal
 import sys
-import tempfile
 import time
-from datetime import UTC, datetime
-from pathlib import Path
 
 from deploy.lab.failure import LabError, LabUnavailable
 from deploy.lab.ports import free_port
-from deploy.lab.store import LocalStore
 from tests.bench import archive, copies, data, memory, replay, rpo
 from tests.bench.bench import Bench, Sizes
-from tests.bench.figures import Series, short
-from tests.bench.machine import MIB, BenchError, describe, missing, say
-from tests.bench.ours import FakeCluster, Ours, make_bucket
+from tests.bench.machine import BINARIES, MIB, BenchError, describe, missing, say
+from tests.bench.ours import Ours
 from tests.bench.peer import Peer
-from tests.bench.verdict import Row, markdown, rows, table
+from tests.bench.report import Subject, report
+from tests.bench.rig import make_bucket, rig, watched
+from tests.bench.verdict import GOALS
 
-ROOT = Path(__file__).parents[2]
+PROGRAMS = {"pgbackrest": "pgbackrest", "cc": "gcc libc6-dev", str(BINARIES / "postgres"): "postgresql-15"}
 MEASURES = ("agent", "copies", "archive", "replay", "rpo", "operator")
+SUBJECT = Subject(
+    command="make bench ARGS=--save",
+    title="Results of a run",
+    entry="",
+    folder="",
+    goals=GOALS,
+    pairs=("archive", "backup", "restore", "replay"),
+    labels={"floor": "floor", "ours": "ours", "peer": "pgBackRest"},
+    latencies={"hit": "archive command, look-ahead hit", "rpo": "commit to covered in the store"},
+)
 
 
 def arguments() -> argparse.Namespace:
@@ -65,7 +68,7 @@ async def measure(bench: Bench, only: list[str]) -> None:
         return
     await ours.start()
     if "agent" in only:
-        await memory.agent(bench, "memory.agent")
+        await memory.agent(bench, ours.pod, "memory.agent")
     say(f"loading {bench.sizes.data // MIB} MB of flights")
     async with ours.session() as session:
         await data.load(ours.socket, ours.port, session, bench.sizes.data)
@@ -81,7 +84,7 @@ async def measure(bench: Bench, only: list[str]) -> None:
     if "rpo" in only:
         await rpo.measure(bench)
     if "agent" in only:
-        await memory.agent(bench, "memory.agent.after")
+        await memory.agent(bench, ours.pod, "memory.agent.after")
 
 
 async def archives(bench: Bench, only: list[str]) -> None:
@@ -100,119 +103,26 @@ async def archives(bench: Bench, only: list[str]) -> None:
 
 
 async def run(asked: argparse.Namespace) -> Bench:
-    """Bring both contestants up, measure, and leave nothing behind, also when told to stop."""
-    task = asyncio.current_task()
-    assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    folder = Path(tempfile.mkdtemp(prefix="yoban-bench-", dir="/tmp"))
-    folder.chmod(0o755)
-    cluster = FakeCluster()
-    await cluster.start()
+    """Bring both contestants up, measure, and leave nothing behind."""
     ours: Ours | None = None
     try:
-        with LocalStore(tls=True) as store:
-            peer = Peer(folder / "peer", store, await make_bucket(store))
-            ours = Ours(cluster, await make_bucket(store), sizes(asked).segments)
-            bench = Bench(sizes(asked), folder, ours, peer)
+        async with rig(keep=asked.keep) as under:
+            peer = Peer(under.folder / "peer", under.store, await make_bucket(under.store))
+            ours = Ours(under.cluster, await make_bucket(under.store), sizes(asked).segments)
+            bench = Bench(sizes(asked), under.folder, ours, peer)
             bench.facts["pgbackrest"] = await peer.prepare()
-            try:
+            async with watched(bench, ours.pod):
                 await measure(bench, asked.only)
-            except (BenchError, AssertionError) as error:
-                # What was measured until then is worth having.
-                bench.facts["ended"] = f"{error!r}"[:400]
-                print(f"--- log of the instance\n{ours.pod.problems()}", file=sys.stderr)
-            except BaseException:
-                if ours.pod.log.exists():
-                    print(f"--- log of the instance\n{ours.pod.problems()}", file=sys.stderr)
-                raise
-            finally:
-                await asyncio.to_thread(ours.pod.kill)
         return bench
     finally:
         if ours is not None and not asked.keep:
             await asyncio.to_thread(ours.world.close)
-        await cluster.stop()
-        if asked.keep:
-            say(f"kept: {folder}")
-        else:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def report(bench: Bench, asked: argparse.Namespace, machine: dict[str, object]) -> None:
-    """Print the tables; write JSON, plots and, to be kept, the page with them."""
-    judged = rows(bench.found)
-    tables = _tables(bench, judged)
-    print("\n" + "\n\n".join(tables))
-    if asked.quick:
-        print("This was a smoke run: its figures mean nothing.")
-    where = ROOT / "docs/benchmarks" if asked.save else ROOT / ".cache/bench"
-    where.mkdir(parents=True, exist_ok=True)
-    document = {
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": machine,
-        "sizes": dataclasses.asdict(bench.sizes),
-        "facts": bench.facts,
-        "verdicts": {row.goal.measure: {"goal": str(row.goal), "verdict": row.verdict} for row in judged},
-        "series": {name: _document(found) for name, found in bench.found.items()},
-    }
-    (where / "results.json").write_text(json.dumps(document, indent=1) + "\n")
-    from tests.bench import plots
-
-    files = plots.draw(where, judged, bench.found)
-    if asked.save:
-        page = where / "results.md"
-        page.write_text(_page(machine, tables, [file.name for file in files]))
-        files.append(page)
-    print("Written: " + ", ".join(os.path.relpath(file, ROOT) for file in [where / "results.json", *files]))
-
-
-def _tables(bench: Bench, judged: list[Row]) -> list[str]:
-    """Goals, all series, facts, and where it falls short."""
-    shown = [(name, str(found)) for name, found in bench.found.items() if name not in ("hit", "rpo")]
-    shorts = [f"{row.goal.what}: {row.found}, goal {row.goal}" for row in judged if row.verdict.startswith("SHORT")]
-    return [
-        table(judged),
-        f"Falls short: {'; '.join(shorts) or 'nowhere'}",
-        markdown([("What", "Median (min-max)"), *shown]),
-        markdown([("Fact", ""), *((name, _text(value)) for name, value in bench.facts.items())]),
-    ]
-
-
-def _page(machine: dict[str, object], tables: list[str], plots: list[str]) -> str:
-    """The page docs/benchmarks/results.md."""
-    about = ", ".join(f"{name.removesuffix('_gb').replace('_', ' ')} {_text(value)}" for name, value in machine.items())
-    lines = [
-        "# Results of a run",
-        "",
-        f"Written by `make bench ARGS=--save` on {datetime.now(UTC):%Y-%m-%d}; [the method](../benchmarks.md) says how each",
-        "figure comes about, [results.json](results.json) has all of them.",
-        "",
-        f"The machine: {about}.",
-        "",
-        "\n\n".join(tables),
-        "",
-        *(f"![{Path(name).stem}]({name})\n" for name in plots),
-    ]
-    return "\n".join(lines).rstrip() + "\n"
-
-
-def _document(found: Series) -> dict[str, object]:
-    document = found.document()
-    if len(found.values) > 50:
-        shares = (0.5, 0.9, 0.95, 0.99, 1.0)
-        document["values"] = {f"p{share * 100:g}": round(found.percentile(share), 4) for share in shares}
-        document["count"] = len(found.values)
-    return document
-
-
-def _text(value: object) -> str:
-    return short(value) if isinstance(value, float) else str(value)
 
 
 def main() -> int:
     """Measure and report. Returns the exit code."""
     asked = arguments()
-    if lacking := missing():
+    if lacking := missing(PROGRAMS):
         print(f"missing: {', '.join(lacking)} (make bench installs them when it runs as root)", file=sys.stderr)
         return 2
     machine = describe()
@@ -223,7 +133,7 @@ def main() -> int:
         print(f"the bench cannot go on: {error!r}", file=sys.stderr)
         return 1
     bench.facts["seconds"] = round(time.monotonic() - began)
-    report(bench, asked, machine)
+    report(bench, SUBJECT, bench.sizes, machine, save=asked.save, quick=asked.quick)
     return 1 if "ended" in bench.facts else 0
 
 

@@ -17,7 +17,8 @@ from pathlib import Path
 from tests.bench import data
 from tests.bench.bench import Bench
 from tests.bench.machine import SEGMENT, BenchError, as_user, build, own, run, say, settle
-from tests.bench.ours import settings, until
+from tests.bench.ours import settings
+from tests.bench.rig import until
 from tests.bench.server import PlainServer, Session
 
 DEADLINE = 240.0

@@ -6,17 +6,13 @@ put the base backup's files in place, verified and synced; replay is `tests.benc
 
 from __future__ import annotations
 
-import json
 import shutil
-import sys
 import time
-
-import msgspec
+from pathlib import Path
 
 from tests.bench.bench import Bench
-from tests.bench.machine import MIB, folder, own, run, say, settle
-
-WORKER = "tests.bench.restoring"
+from tests.bench.machine import MIB, folder, say, settle
+from tests.bench.restoring import in_process
 
 
 async def backups(bench: Bench) -> None:
@@ -76,14 +72,6 @@ async def restores(bench: Bench) -> None:
     bench.compare("restore.ratio", "restore.ours", "restore.peer")
 
 
-async def restore_ours(bench: Bench, target: object) -> dict[str, float]:
-    """Restore our newest backup in a process of its own; return bytes and seconds, interpreter start not counted."""
-    task = {
-        "store": msgspec.to_builtins(bench.ours.bucket),
-        "backup": bench.facts["backup"],
-        "folder": str(target),
-    }
-    words = ["env", f"PYTHONPATH={':'.join(sys.path)}", sys.executable, "-m", WORKER]
-    done: dict[str, float] = json.loads(await run(words, stdin=json.dumps(task).encode()))
-    await own(bench.folder / "restored")
-    return done
+async def restore_ours(bench: Bench, target: Path) -> dict[str, float]:
+    """Restore our newest backup; return bytes and seconds."""
+    return await in_process("postgres", "15", bench.ours.bucket, str(bench.facts["backup"]), target)

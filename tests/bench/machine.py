@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 BINARIES = Path("/usr/lib/postgresql/15/bin")
@@ -73,9 +73,8 @@ async def settle() -> None:
     await run(["sync"])
 
 
-def missing() -> list[str]:
-    """What must be installed and is not."""
-    programs = {"pgbackrest": "pgbackrest", "cc": "gcc libc6-dev", str(BINARIES / "postgres"): "postgresql-15"}
+def missing(programs: Mapping[str, str]) -> list[str]:
+    """What must be installed and is not: packages, by the programs that are needed."""
     return [package for program, package in programs.items() if shutil.which(program) is None]
 
 

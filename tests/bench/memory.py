@@ -21,7 +21,9 @@ from pathlib import Path
 from deploy.lab.apiserver import LocalApiServer
 from deploy.lab.ports import free_port
 from tests.bench.bench import Bench
+from tests.bench.found import Found
 from tests.bench.machine import BenchError, resident, say
+from tests.bench.rig import PodProcess
 
 ROOT = Path(__file__).parents[2]
 IDLE = 15.0
@@ -48,16 +50,15 @@ spec:
 """
 
 
-async def agent(bench: Bench, name: str) -> None:
+async def agent(found: Found, pod: PodProcess, name: str) -> None:
     """Measure agent and supervisor after some idle seconds."""
     await asyncio.sleep(IDLE)
-    pod = bench.ours.pod
     assert pod.process is not None
     agent_pid = pod.agent_pid
     assert agent_pid is not None
-    found = bench.record(name, "MB", [resident([agent_pid, pod.process.pid])])
-    bench.facts[f"{name}.parts"] = {"agent": resident([agent_pid]), "supervisor": resident([pod.process.pid])}
-    say(f"agent and supervisor: {found}")
+    measured = found.record(name, "MB", [resident([agent_pid, pod.process.pid])])
+    found.facts[f"{name}.parts"] = {"agent": resident([agent_pid]), "supervisor": resident([pod.process.pid])}
+    say(f"agent and supervisor: {measured}")
 
 
 def operator(bench: Bench) -> None:

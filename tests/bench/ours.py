@@ -1,32 +1,17 @@
-"""Our side: supervisor, agent and server as real processes, the API server played by a fake, the store a real one."""
+"""Our side: supervisor, agent and server as real processes."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import sys
 import uuid
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
-from yoban.agent.storage import store_config
-from yoban.kube.clock import SystemClock
 from yoban.model.instance import StoreDocument, TargetDocument
-from yoban.repository import Repository, RetryPolicy
-from yoban_s3.provider import S3Provider
 
-from deploy.lab.store import LocalStore
 from tests.bench.machine import BenchError
+from tests.bench.rig import FakeCluster, PodProcess, World, back_up, repository, restored, until
 from tests.bench.server import Session
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "integration" / "agent"))
-
-# Found at run time by the path above only; the type checker knows these modules under no such name.
-from harness import INCARNATION, NAMESPACE, FakeCluster, PodProcess, World, until  # type: ignore[import-not-found]
-from postgres import backup, restored  # type: ignore[import-not-found]
-
-__all__ = ["FakeCluster", "PodProcess", "World", "until"]
 
 
 def settings(segments: int) -> dict[str, str]:
@@ -40,31 +25,6 @@ def settings(segments: int) -> dict[str, str]:
         "log_line_prefix": "%m [%p] %q%u@%d ",
         "log_timezone": "UTC",
     }
-
-
-async def make_bucket(store: LocalStore) -> StoreDocument:
-    """A bucket in the S3 server, reached over TLS."""
-    assert store.ca_file is not None
-    document = StoreDocument(
-        provider="s3",
-        bucket=f"bench-{uuid.uuid4().hex[:10]}",
-        endpoint=store.endpoint,
-        region=store.region,
-        ca_bundle=store.ca_file.read_text(),
-        credentials={"accessKeyId": store.access_key, "secretAccessKey": store.secret_key},
-    )
-    async with S3Provider().open(store_config(document)) as opened:
-        assert opened.bucket is not None
-        await opened.bucket.create()
-    return document
-
-
-@contextlib.asynccontextmanager
-async def repository(bucket: StoreDocument, incarnation: str = INCARNATION) -> AsyncIterator[Repository]:
-    """Our repository in the bucket."""
-    async with S3Provider().open(store_config(bucket)) as store:
-        root = f"{NAMESPACE}/orders/{incarnation}"
-        yield Repository(store, root, clock=SystemClock(), retry=RetryPolicy())
 
 
 class Ours:
@@ -99,11 +59,9 @@ class Ours:
         await until("it is ready", self.pod.ready, 90)
 
     async def backup(self) -> tuple[str, int, int]:
-        """Take a full backup as the operator asks for it. Return its id, plain bytes, stored bytes."""
-        done = await backup(self.pod)
-        if done.backup is None:
-            raise BenchError(f"the backup failed: {done}")
-        return done.backup.id, done.backup.bytes, done.backup.stored_bytes
+        """Take a full backup. Return its id, plain bytes, stored bytes."""
+        done = await back_up(self.pod)
+        return done.id, done.bytes, done.stored_bytes
 
     async def new_agent(self) -> None:
         """Have the agent replaced: the new one has no memory of what is stored."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -15,17 +15,34 @@ from tests.bench.figures import Series
 from tests.bench.verdict import Row
 
 OURS, THEIRS, FLOOR, SHORT = "#1f77b4", "#b0b0b0", "#6a9f58", "#d1495b"
+_COLOURS = {"floor": FLOOR, "ours": OURS}
 mpl.rcParams |= {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "bench"}
 
 
-def draw(folder: Path, judged: list[Row], found: Mapping[str, Series]) -> list[Path]:
-    """Draw what was measured and return the files."""
+def draw(
+    folder: Path,
+    judged: list[Row],
+    found: Mapping[str, Series],
+    pairs: Sequence[str],
+    labels: Mapping[str, str],
+    latencies: Mapping[str, str],
+) -> list[Path]:
+    """Draw what was measured and return the files.
+
+    Args:
+        folder: where they go.
+        judged: goals and what was reached.
+        found: all series.
+        pairs: measures to be shown with all contestants.
+        labels: names of the contestants, by the endings of their series.
+        latencies: titles of the series that are shown as a distribution.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     files = [goals(folder / "goals.svg", judged)]
-    pairs = [name for name in ("archive", "backup", "restore", "replay") if f"{name}.ours" in found]
+    pairs = [name for name in pairs if f"{name}.ours" in found]
     if pairs:
-        files.append(_contestants(folder / "contestants.svg", pairs, found))
-    spread = [name for name in ("hit", "rpo") if name in found]
+        files.append(_contestants(folder / "contestants.svg", pairs, labels, found))
+    spread = {name: title for name, title in latencies.items() if name in found}
     if spread:
         files.append(_spread(folder / "latencies.svg", spread, found))
     return files
@@ -47,32 +64,30 @@ def goals(file: Path, judged: list[Row]) -> Path:
     return save(figure, file)
 
 
-def _contestants(file: Path, pairs: list[str], found: Mapping[str, Series]) -> Path:
+def _contestants(file: Path, pairs: Sequence[str], labels: Mapping[str, str], found: Mapping[str, Series]) -> Path:
     figure, all_axes = plt.subplots(1, len(pairs), figsize=(1.7 * len(pairs), 2.4), squeeze=False)
     for axes, name in zip(all_axes[0], pairs, strict=True):
-        bars = [("floor", FLOOR), ("ours", OURS), ("peer", THEIRS)]
-        shown = [(part, colour) for part, colour in bars if f"{name}.{part}" in found]
-        for place, (part, colour) in enumerate(shown):
+        shown = [part for part in labels if f"{name}.{part}" in found]
+        for place, part in enumerate(shown):
             one = found[f"{name}.{part}"]
-            axes.bar(place, one.median, color=colour, width=0.65)
+            axes.bar(place, one.median, color=_COLOURS.get(part, THEIRS), width=0.65)
             axes.plot([place] * len(one.values), one.values, "k.", markersize=3)
-        axes.set_xticks(range(len(shown)), ["pgBackRest" if part == "peer" else part for part, _ in shown], rotation=30)
+        axes.set_xticks(range(len(shown)), [labels[part] for part in shown], rotation=30, ha="right")
         axes.set_title(f"{name}, {found[f'{name}.ours'].unit}")
         axes.set_ylim(bottom=0)
     return save(figure, file)
 
 
-def _spread(file: Path, names: list[str], found: Mapping[str, Series]) -> Path:
-    titles = {"hit": "archive command, look-ahead hit", "rpo": "commit to covered in the store"}
-    figure, all_axes = plt.subplots(1, len(names), figsize=(3.2 * len(names), 2.2), squeeze=False)
-    for axes, name in zip(all_axes[0], names, strict=True):
+def _spread(file: Path, titles: Mapping[str, str], found: Mapping[str, Series]) -> Path:
+    figure, all_axes = plt.subplots(1, len(titles), figsize=(3.2 * len(titles), 2.2), squeeze=False)
+    for axes, (name, title) in zip(all_axes[0], titles.items(), strict=True):
         ordered = sorted(found[name].values)
         axes.plot(ordered, [(place + 1) / len(ordered) * 100 for place in range(len(ordered))], color=OURS)
         axes.axhline(99, color="black", linestyle=":", linewidth=1)
         axes.set_xlim(left=0)
         axes.set_xlabel(found[name].unit)
         axes.set_ylabel("% within")
-        axes.set_title(titles[name])
+        axes.set_title(title)
     return save(figure, file)
 
 

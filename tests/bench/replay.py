@@ -15,7 +15,8 @@ from pathlib import Path
 from tests.bench.bench import Bench
 from tests.bench.copies import restore_ours
 from tests.bench.machine import folder, run, say, settle
-from tests.bench.ours import FakeCluster, settings, until
+from tests.bench.ours import settings
+from tests.bench.rig import FakeCluster, until
 from tests.bench.server import PlainServer
 
 DEADLINE = 240.0

@@ -14,15 +14,16 @@ from yoban.model.instance import StoreDocument
 from yoban.plugins.registry import Registry
 from yoban.testing.context import make_context
 
-from tests.bench.ours import repository
+from tests.bench.machine import own, run
+from tests.bench.rig import repository
 
 
-async def restore(store: StoreDocument, backup: str, target: Path) -> dict[str, float]:
+async def restore(engine: str, version: str, store: StoreDocument, backup: str, target: Path) -> dict[str, float]:
     """Put the files of a backup into an empty folder, where the engine wants them."""
-    recovery = Registry.load(("postgres", "s3"), ()).engine("postgres").recovery
+    recovery = Registry.load((engine, "s3"), ()).engine(engine).recovery
     assert recovery is not None
     with tempfile.TemporaryDirectory() as scratch:
-        context = make_context(Path(scratch), version="15", data=target)
+        context = make_context(Path(scratch), version=version, data=target)
         async with repository(store) as repo:
             began = time.monotonic()
             manifest = await repo.backups.manifest(backup)
@@ -30,7 +31,22 @@ async def restore(store: StoreDocument, backup: str, target: Path) -> dict[str, 
             return {"bytes": done.total, "seconds": time.monotonic() - began}
 
 
+async def in_process(engine: str, version: str, store: StoreDocument, backup: str, target: Path) -> dict[str, float]:
+    """Restore in a process of its own; return bytes and seconds, interpreter start not counted."""
+    task = {
+        "engine": engine,
+        "version": version,
+        "store": msgspec.to_builtins(store),
+        "backup": backup,
+        "target": str(target),
+    }
+    words = ["env", f"PYTHONPATH={':'.join(sys.path)}", sys.executable, "-m", "tests.bench.restoring"]
+    done: dict[str, float] = json.loads(await run(words, stdin=json.dumps(task).encode()))
+    await own(target)
+    return done
+
+
 if __name__ == "__main__":
     task = json.load(sys.stdin)
-    found = restore(msgspec.convert(task["store"], StoreDocument), task["backup"], Path(task["folder"]))
-    json.dump(asyncio.run(found), sys.stdout)
+    store, target = msgspec.convert(task["store"], StoreDocument), Path(task["target"])
+    json.dump(asyncio.run(restore(task["engine"], task["version"], store, task["backup"], target)), sys.stdout)

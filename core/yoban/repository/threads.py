@@ -26,8 +26,9 @@ def yielding(workers: int) -> ThreadPoolExecutor:
 
 
 def _give_way() -> None:
-    # Linux keeps this for each thread, and asks no right for it.
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+    # Linux keeps this for each thread, and asks no right for it; but for the way back, of a process that gives way more.
+    thread = threading.get_native_id()
+    os.setpriority(os.PRIO_PROCESS, thread, max(10, os.getpriority(os.PRIO_PROCESS, thread)))
 
 
 async def in_thread(call: Callable[..., T], *args: object, pool: Executor | None = None) -> T:

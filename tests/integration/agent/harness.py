@@ -283,7 +283,8 @@ class PodProcess:
 
     @property
     def data(self) -> Path:
-        mount = {"toy": "var/lib/toy"}.get(self.world.document.engine, "var/lib/postgresql/data")
+        mounts = {"toy": "var/lib/toy", "mysql": "var/lib/mysql"}
+        mount = mounts.get(self.world.document.engine, "var/lib/postgresql/data")
         return self.root / mount / "data"
 
     def supervised(self) -> dict[str, Any]:

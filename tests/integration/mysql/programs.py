@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-PROGRAMS = {"mysqld": "sbin", "mysql": "bin", "mysqlbinlog": "bin"}
+PROGRAMS = {"mysqld": "sbin", "mysql": "bin", "mysqlbinlog": "bin", "mysqldump": "bin"}
 _ARGUMENTS = {
     "mysqld": (
         "--basedir={usr}",

@@ -1,0 +1,1 @@
+"""Measures MySQL: replay, backup, restore, blocked writes, RPO and memory (`make bench ENGINE=mysql`)."""
