@@ -62,6 +62,7 @@ def moments(space: Space) -> Moments:
     space.kubectl.wait(
         "database", "source", lambda v: v["status"].get("primary") == target and complete(2)(v), deadline=180
     )
+    client.until_it_works(deadline=30)
     client.fill("ledger", 1111, 1200)
     after = mark(space, "source", "after_lunch", 1201)
     client.fill("ledger", 1211, 1300)

@@ -125,9 +125,13 @@ class Space:
         return self.kubectl.wait("database", name, complete(instances), deadline=deadline)
 
     def client(self, database: str) -> Client:
-        """Return an application's Pod for a Database, started."""
+        """Return an application's Pod for a Database, started and connected once.
+
+        A Database is Ready when its Service has an endpoint; that every node leads there takes kube-proxy a moment more.
+        """
         client = self.engine.demo.client(self.kubectl, database)
         client.start()
+        client.until_it_works(deadline=60)
         return client
 
     def as_admin(self, database: str, sql: str) -> str:
