@@ -66,6 +66,7 @@ class Story:
     def _load(self, client: Client) -> list[flights.Table]:
         with self.report.step("load every flight that left New York in 2013, while the log is archived") as step:
             client.start()
+            client.until_it_works(deadline=60)
             tables = flights.load()
             for table in tables:
                 self.report.progress(f"{table.name}: {table.rows:,} rows")
@@ -116,6 +117,7 @@ class Story:
             value = self.kubectl.wait("database", "rescued", _complete(1), deadline=420, seen=self._ready_message)
             client = self.client(self.kubectl, "rescued")
             client.start()
+            client.until_it_works(deadline=60)
             after = {name: client.checksum(name) for name in tables}
             step.note = f"primary {value['status'].get('primary', '')}"
         return after
