@@ -5,7 +5,9 @@ Slow to make and never changed are shared by all tests of a run: programs, certi
 
 from __future__ import annotations
 
+import gc
 import shutil
+import warnings
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -17,11 +19,22 @@ from tests.integration.mysql.world import Instance, Templates, World, open_world
 from tests.integration.servers import make_certificates, scratch
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A connection that came about in the very moment of a cancellation is dropped unclosed by Python 3.11's `wait_for`,
+    by which the driver connects (gh-86296); it is closed when it is collected, in whatever test runs then."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.filterwarnings("ignore:unclosed transport:ResourceWarning"))
+
+
 @pytest.fixture(scope="session")
 def shared_folder(mysql_programs: Path) -> Iterator[Path]:
     folder = scratch()
     yield folder
     shutil.rmtree(folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()  # of the kind told above: here, and not in somebody else's test
 
 
 @pytest.fixture(scope="session")
