@@ -32,9 +32,15 @@ def shared_folder(mysql_programs: Path) -> Iterator[Path]:
     folder = scratch()
     yield folder
     shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def collected() -> Iterator[None]:
+    """What was dropped as told above is collected here, and not in somebody else's test."""
+    yield
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()  # of the kind told above: here, and not in somebody else's test
+        gc.collect()
 
 
 @pytest.fixture(scope="session")
