@@ -92,7 +92,11 @@ class Kubectl:
             yield from self._watch_once(kind, name, end)
 
     def _watch_once(self, kind: str, name: str, end: float) -> Iterator[Object]:
-        argv = self._argv(["get", kind, name, "--watch", "-o", "json", "--request-timeout=0"])
+        # By a selector, not by its name: for a single object kubectl gets it, then watches from "now" and drops the first
+        # event as the one that it has shown, and a change in between is never seen. A list is watched from its version.
+        argv = self._argv(
+            ["get", kind, f"--field-selector=metadata.name={name}", "--watch", "-o", "json", "--request-timeout=0"]
+        )
         decoder = json.JSONDecoder()
         buffer = ""
         with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=_environment()) as process:
@@ -106,7 +110,7 @@ class Kubectl:
                         return
                     chunk = process.stdout.read()
                     if chunk == b"":
-                        # The object is not there yet, or the server ended the watch: kubectl said so and left.
+                        # The kind is not known yet, or the server ended the watch: kubectl said so and left.
                         selector.select(timeout=0)
                         time.sleep(min(0.5, max(0.0, end - time.monotonic())))
                         return

@@ -119,9 +119,11 @@ def test_agent_frozen_is_replaced_and_the_server_goes_on(steady: Space) -> None:
         frozen = steady.stage.signal_process(steady.kubectl, pod, "yoban.agent.main", signal.SIGSTOP)
         steady.stage.wait_process_gone(frozen, deadline=60)
         writes.goes_on(deadline=60)
+    # The new agent proves its server anew, and until then the Service may have no endpoint.
+    steady.ready("steady", 3)
+    client.until_it_works(deadline=60)
     assert client.sql("SELECT count(*) FROM t") == count
     assert client.started() == pytest.approx(started, abs=2), "the server was not restarted"
-    steady.ready("steady", 3)
 
 
 def test_operator_killed_in_the_middle_of_a_switchover(steady: Space) -> None:

@@ -32,6 +32,7 @@ def orders(space: Space) -> Space:
 def client(orders: Space) -> Client:
     client = orders.client("orders")
     client.sql("CREATE TABLE notes (n integer)")
+    client.fill("notes", 1, 1)
     return client
 
 
@@ -40,7 +41,6 @@ def test_born_with_one_primary_and_two_replicas(orders: Space, client: Client) -
     roles = sorted(instance["role"] for instance in status["instances"])
     assert roles == ["primary", "replica", "replica"]
     assert status["primary"] == orders.primary("orders")
-    client.fill("notes", 1, 1)
     assert client.sql("SELECT count(*) FROM notes") == "1"
 
 

@@ -73,10 +73,13 @@ ENGINES = (POSTGRES, MYSQL)
 
 
 def complete(instances: int) -> Callable[[Object], bool]:
-    """Return a test: the Database is Ready for its newest generation with so many instances ready."""
+    """Return a test: the Database is Ready for its newest generation with so many instances ready, each in its role."""
 
     def test(value: Object) -> bool:
-        return is_ready(value) and value.get("status", {}).get("ready") == f"{instances}/{instances}"
+        status = value.get("status", {})
+        # That a Pod is ready is told by the kubelet, its role by its agent: either may be known first.
+        roles = [instance["role"] for instance in status.get("instances", []) if instance["role"]]
+        return is_ready(value) and status.get("ready") == f"{instances}/{instances}" and len(roles) == instances
 
     return test
 
