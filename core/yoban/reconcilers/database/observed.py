@@ -79,8 +79,7 @@ class Observed:
     def served(self) -> bool:
         """The holder's Pod bears the label by which the service for writes finds it."""
         number = self.names.number(self.holder)
-        pod = self.pods.get(number) if number is not None else None
-        return pod is not None and labels_of(pod).get(ROLE_LABEL) == "primary"
+        return number is not None and self.labelled(number) == "primary"
 
     @property
     def switchover_begun(self) -> str:
@@ -90,6 +89,11 @@ class Observed:
     def agent(self, number: int) -> AgentStatus | None:
         """The last word of an instance's agent."""
         return self.agents.get(self.names.instance(number))
+
+    def labelled(self, number: int) -> str:
+        """The role in the label of an instance's Pod, by which Services find it; "" for none."""
+        pod = self.pods.get(number)
+        return labels_of(pod).get(ROLE_LABEL, "") if pod is not None else ""
 
     def gone(self, number: int) -> bool:
         """The instance has no Pod, or one on its way out."""

@@ -210,7 +210,8 @@ def _instance(observed: Observed, number: int) -> dict[str, Any]:
     if agent is None:
         return {**entry, "phase": "" if observed.gone(number) else "unknown"}
     server = agent.server
-    role = server.role if server is not None else ""
+    # One look that the server did not answer is no change of role: the agent withdraws the label when it is lost.
+    role = (server.role if server is not None else "") or observed.labelled(number)
     entry |= {"role": role, "phase": agent.phase, "message": _message(agent)}
     if server is not None:
         entry["position"] = server.position

@@ -199,6 +199,17 @@ async def test_progress_is_in_the_instances_message(world: World) -> None:
     assert world.status["instances"][0]["message"] == "data 10 % of 10 B"
 
 
+async def test_bug_one_look_that_a_server_did_not_answer_took_its_role_from_the_status(world: World) -> None:
+    world.make(instances=2)
+    await world.settle()
+    roles = {one["name"]: one["role"] for one in world.status["instances"]}
+    assert sorted(roles.values()) == ["primary", "replica"]
+    for number in (1, 2):
+        say(world, number, server=None)
+    await world.once()
+    assert {one["name"]: one["role"] for one in world.status["instances"]} == roles
+
+
 async def test_an_agent_that_is_silent_is_unknown(world: World) -> None:
     world.make(instances=1)
     await world.settle()
