@@ -505,10 +505,12 @@ class Life:
             left = stop_by - instance.clock.boottime()
             if self._lease.view().held and left > 10:
                 await self._archiver.drain(min(5.0, left / 4))
+            mode = supervision.server.unattended
             if instance.configurations.current is not None:
                 await instance.engine.server.close(instance.context)
+                mode = StopMode.CLEAN
             left = stop_by - instance.clock.boottime()
-            if not await supervision.stop(StopMode.CLEAN, max(0.0, left - 1)):
+            if not await supervision.stop(mode, max(0.0, left - 1)):
                 await supervision.stop(StopMode.IMMEDIATE, FORCE_DEADLINE)
         if self._lease.view().mine:
             try:
