@@ -112,7 +112,9 @@ async def test_bug_the_end_of_a_pod_without_its_agent_acknowledged_commits_that_
     world.change(durability_mode="synchronous", durability_replicas=1)
     await until("commits wait", lambda: sql(pod, "SELECT @@GLOBAL.rpl_semi_sync_source_enabled") == "1")
     writing = client(pod, "INSERT INTO app.t VALUES (1)")
-    waiting = "SELECT COUNT(*) FROM performance_schema.threads WHERE processlist_state LIKE 'Waiting for semi-sync ACK%'"
+    waiting = (
+        "SELECT COUNT(*) FROM performance_schema.threads WHERE processlist_state LIKE 'Waiting for semi-sync ACK%'"
+    )
     await until("the commit waits", lambda: sql(pod, waiting) == "1")
     assert pod.agent_pid is not None
     os.kill(pod.agent_pid, signal.SIGSTOP)

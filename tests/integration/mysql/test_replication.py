@@ -203,7 +203,9 @@ async def test_bug_a_stop_without_an_agent_acknowledged_commits_that_no_replica_
     await one.process.wait()
 
 
-async def test_bug_a_stop_of_a_server_that_did_not_answer_acknowledged_commits_that_no_replica_held(world: World) -> None:
+async def test_bug_a_stop_of_a_server_that_did_not_answer_acknowledged_commits_that_no_replica_held(
+    world: World,
+) -> None:
     one = await world.primary(durability=SYNCHRONOUS)
     two = await world.replica(one, durability=SYNCHRONOUS)
     await one.run("CREATE TABLE app.t (n int PRIMARY KEY)")
