@@ -34,7 +34,8 @@ from yoban.plugins import (
 from yoban.repository import Repository
 from yoban.testing.engineharness import copy, place
 from yoban.testing.memory_store import MemoryCloud, MemoryStore
-from yoban_mysql import segments
+from yoban_mysql import pages, segments
+from yoban_mysql.backup import MySqlBackup
 from yoban_mysql.gtid import GtidSet
 from yoban_mysql.names import RECOVERY_FILE, RELAY_LOG
 
@@ -290,9 +291,9 @@ async def test_failure_14_a_backup_that_lacks_what_makes_it_one(archive: Archive
     whole = archive.backups["b1"]
     for name in ("mysql.ibd", "ibdata1"):
         made = world.instance(incarnation="ba9876543210")
-        await place(world.engine, made.ctx, replace(whole, items=[one for one in whole.items if one[0].path != name]))
+        part = replace(whole, items=[one for one in whole.items if one[0].path != name])
         with pytest.raises(IntegrityError, match="no dictionary"):
-            await world.engine.recovery.placed(made.ctx)
+            await place(world.engine, made.ctx, part)
     # Another backup's set: it claims what its data does not hold.
     claimed = Position(str(GtidSet.parse(whole.end.position) | GtidSet.parse(second)))
     archive.backups["b1"] = replace(whole, end=replace(whole.end, position=claimed))
@@ -314,19 +315,32 @@ async def test_failure_15_no_table_can_lie_outside_of_what_is_copied(world: Worl
     assert world.engine.setting_rule("innodb_directories", primary.ctx.version).kind is SettingClass.FIXED
 
 
-async def test_failure_17_a_damaged_page_fails_the_backup(world: World) -> None:
+@pytest.mark.parametrize("form", ["", " ROW_FORMAT=COMPRESSED KEY_BLOCK_SIZE=8", " COMPRESSION='zlib'"])
+async def test_failure_17_a_damaged_page_fails_the_backup(world: World, form: str) -> None:
+    """CLONE copies it, and the server does not look at it again until somebody reads that page."""
     primary = await world.primary()
-    await table(primary)
-    await primary.run("INSERT INTO app.t VALUES (1, REPEAT('y', 90))")
+    app = await primary.as_app()
+    await ask(app, f"CREATE TABLE t (id int PRIMARY KEY, note varchar(2000)){form}")
+    await ask(
+        app,
+        "INSERT INTO t WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 900)"
+        " SELECT i, REPEAT(SHA2(i, 256), 4) FROM n",
+    )
+    app.close()
+    await copy(world.engine, primary.ctx)  # every page of a whole server fits
+    if "zlib" in form:
+        return  # what lies on the disk is no page of the server's
     await primary.stop()
     path = primary.ctx.data / "app" / "t.ibd"
     data = bytearray(path.read_bytes())
-    data[data.rindex(b"yyyy")] ^= 0x01
+    at = 5 * (8192 if form else pages.PAGE) + 5000
+    data[at] ^= 0x01
     path.write_bytes(bytes(data))
     await primary.start()
     with pytest.raises(IntegrityError) as caught:
         await copy(world.engine, primary.ctx)
-    assert "app/t.ibd" in str(caught.value)
+    assert (caught.value.reason, caught.value.object, caught.value.cause) == ("PageDamaged", "app/t.ibd", "pages 5")
+    assert sorted(one.name for one in primary.ctx.data.parent.iterdir()) == ["data"]
 
 
 async def test_failure_25_a_time_is_what_its_offset_says_wherever_the_server_is(
@@ -334,10 +348,14 @@ async def test_failure_25_a_time_is_what_its_offset_says_wherever_the_server_is(
 ) -> None:
     server = archive.world.engine.server
     command = server.command
-    far = {"TZ": "Asia/Seoul"}
+    far = {"TZ": "KST-9"}
     monkeypatch.setattr(server, "command", lambda ctx: replace(command(ctx), env={**command(ctx).env, **far}))
-    primary = await started(archive)
-    assert await primary.value("SELECT TIMEDIFF(NOW(), UTC_TIMESTAMP()) > '08:00:00'")
+    primary = await archive.world.primary(config={"timeZone": "+09:00"})
+    assert await primary.value("SELECT CONCAT(@@GLOBAL.time_zone, @@GLOBAL.system_time_zone)") == "+09:00KST"
+    await archive.reigns(primary)
+    await table(primary)
+    await add(primary, 1)
+    await archive.back_up(primary)
     await add(primary, 2)
     await asyncio.sleep(0.05)
     moment = datetime.now(UTC)
@@ -378,11 +396,10 @@ async def test_failure_27_a_target_inside_a_backup(archive: Archive, monkeypatch
     """What a backup holds at its end cannot be left out again: the one before it leads there, or nothing does."""
     primary = await started(archive)
     inside: list[tuple[str, str, list[int]]] = []
-    backup = archive.world.engine.base_backup
-    look = backup._look
+    look = MySqlBackup._look
 
-    async def writing(ctx: InstanceContext) -> Any:
-        begin = await look(ctx)
+    async def writing(facet: MySqlBackup, ctx: InstanceContext) -> Any:
+        begin = await look(facet, ctx)
         (gtid,) = await add(primary, 2)
         await asyncio.sleep(0.05)
         inside.append(("time", datetime.now(UTC).isoformat(), [1, 2]))
@@ -392,7 +409,7 @@ async def test_failure_27_a_target_inside_a_backup(archive: Archive, monkeypatch
         await add(primary, 3)
         return begin
 
-    monkeypatch.setattr(backup, "_look", writing)
+    monkeypatch.setattr(MySqlBackup, "_look", writing)
     await archive.back_up(primary, "b2")
     monkeypatch.undo()
     await archive.collect(primary)
@@ -452,7 +469,7 @@ async def test_failure_31_a_base_backup_holds_accounts_routines_events_and_trigg
         "GRANT auditor TO 'reader'@'%'",
         "CREATE FUNCTION app.f () RETURNS int DETERMINISTIC RETURN 7",
         "CREATE TRIGGER app.g BEFORE INSERT ON app.t FOR EACH ROW SET NEW.note = CONCAT(NEW.note, '!')",
-        "CREATE EVENT app.e ON SCHEDULE EVERY 1 DAY DO INSERT INTO app.t VALUES (9, 'event')",
+        "CREATE EVENT app.e ON SCHEDULE EVERY 1 DAY STARTS '2099-01-01' DO INSERT INTO app.t VALUES (9, 'event')",
         "CREATE VIEW app.v AS SELECT id FROM app.t",
     )
     await archive.back_up(primary)
