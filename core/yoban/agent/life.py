@@ -24,7 +24,7 @@ from yoban.agent.marker import holds_data, read_marker
 from yoban.agent.observer import Observer
 from yoban.errors import DeadlineExceeded, Terminal, YobanError
 from yoban.kube.clock import Clock
-from yoban.model.control import REPLICA_BROKEN, LeaseState, Problem, SwitchoverState
+from yoban.model.control import LeaseState, Problem, SwitchoverState
 from yoban.model.instance import LEASE_SWITCHOVER, Marker
 from yoban.plugins import BrokenReplica, InstanceContext, Peer, Promotion, Role, StopMode
 
@@ -580,4 +580,4 @@ def _problem(broken: BrokenReplica | None) -> Problem | None:
     if broken is None:
         return None
     fix = "its data is copied anew from the primary" if broken.rebuild else ""
-    return Problem(reason=REPLICA_BROKEN, message=broken.why, fix=fix)
+    return Problem(reason="ReplicaBroken", message=broken.why, fix=fix)

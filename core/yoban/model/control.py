@@ -20,10 +20,6 @@ from datetime import datetime
 from yoban.model.instance import InstanceDocument, StoreDocument, Struct
 
 
-REPLICA_BROKEN = "ReplicaBroken"
-"""Reason of a problem: a replica will not follow by itself."""
-
-
 class Problem(Struct):
     """A condition in waiting: CamelCase reason, a sentence, what to do next, and since when."""
 

@@ -35,7 +35,7 @@ from yoban.kube.resource import (
     Resource,
 )
 from yoban.kube.status import StatusWriter
-from yoban.model.control import REPLICA_BROKEN, Push
+from yoban.model.control import Push
 from yoban.model.database import FINALIZER, Database
 from yoban.model.instance import LEASE_POSITION, LEASE_SUCCESSOR, InstanceDocument, LeaseDocument
 from yoban.model.resource import RESTART, SWITCHOVER
@@ -71,6 +71,8 @@ SOON = 10.0
 """Seconds until another look while something is under way or wrong."""
 LATER = 60.0
 """Seconds until another look at a Database that is well: its figures move on."""
+REPLICA_BROKEN = "ReplicaBroken"
+"""What an agent tells of a replica that will not follow by itself."""
 RESTART_ORDER = "yoban.dev/restart-order"
 """Annotation of the spec ConfigMap: `primary` or `replicas`, who restarts first for the last change of settings."""
 
