@@ -53,12 +53,12 @@ def damaged(data: bytes | memoryview, zipped: int = 0) -> Iterator[int]:
 def _fits(page: bytes) -> bool:
     if int.from_bytes(page[24:26], "big") in _OPAQUE:
         return True
-    expected = (google_crc32c.value(page[4:26]) ^ google_crc32c.value(page[38:-8])).to_bytes(4, "big")
+    expected: bytes = (google_crc32c.value(page[4:26]) ^ google_crc32c.value(page[38:-8])).to_bytes(4, "big")
     return page[:4] == expected == page[-8:-4] and page[20:24] == page[-4:]
 
 
 def _zipped_fits(page: bytes) -> bool:
-    expected = google_crc32c.value(page[4:16]) ^ google_crc32c.value(page[24:26]) ^ google_crc32c.value(page[34:])
+    expected: int = google_crc32c.value(page[4:16]) ^ google_crc32c.value(page[24:26]) ^ google_crc32c.value(page[34:])
     return page[:4] == expected.to_bytes(4, "big")
 
 
