@@ -7,12 +7,13 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import datetime
 
 import pytest
 
 from deploy.demo import manifests
 from deploy.demo.client import Client
-from deploy.demo.kubectl import Kubectl, KubectlError
+from deploy.demo.kubectl import Kubectl, KubectlError, Object
 from tests.e2e.world import Space, backup_over, complete
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
@@ -154,6 +155,65 @@ def test_node_cut_during_a_backup(steady: Space) -> None:
     value = steady.kubectl.wait("backup", "cut", backup_over, deadline=300)
     assert value["status"]["phase"] == "Completed", value["status"]
     steady.ready("steady", 3)
+
+
+def a_replica(space: Space) -> str:
+    """Return the name of a replica of `steady`, when all its instances are ready."""
+    value = space.ready("steady", 3)
+    return str(next(i["name"] for i in value["status"]["instances"] if i["role"] == "replica"))
+
+
+def test_an_errant_replica_is_rebuilt_with_an_event_that_says_why(steady: Space) -> None:
+    if not steady.engine.errant:
+        return  # a replica of this engine takes no write
+    replica = a_replica(steady)
+    primary = steady.primary("steady")
+    steady.on_instance(replica, steady.engine.errant)
+    steady.kubectl.wait("database", "steady", lambda v: not complete(3)(v), deadline=120)
+    steady.ready("steady", 3)
+    assert steady.primary("steady") == primary
+    (why,) = [text for text in steady.events("ReplicaBroken") if text.startswith(f"{replica} ")]
+    assert f"transactions that {primary} lacks" in why
+    assert "copied anew" in why
+    with pytest.raises(KubectlError):
+        steady.on_instance(replica, "SELECT count(*) FROM errant")
+    client = steady.client("steady")
+    assert steady.on_instance(replica, "SELECT count(*) FROM t").strip() == client.sql("SELECT count(*) FROM t")
+
+
+def test_a_replica_whose_log_is_gone_is_rebuilt_with_an_event_that_says_why(steady: Space) -> None:
+    """Its node takes no Pods while the primary is written and loses, by hand, the log that the replica needs."""
+    if not steady.engine.purge:
+        return  # a server of this engine keeps what its replicas need
+    replica = a_replica(steady)
+    primary = steady.primary("steady")
+    pod = steady.kubectl.get("pod", f"{replica}-0")
+    assert pod is not None
+    node, uid = pod["spec"]["nodeName"], pod["metadata"]["uid"]
+    client = steady.client("steady")
+    steady.kubectl.run("cordon", node)
+    try:
+        steady.kubectl.run("delete", "pod", f"{replica}-0", "--wait=true", "--timeout=120s", deadline=130)
+        client.fill("t", 2001, 2100)
+        written = datetime.fromisoformat(client.now())
+        # What is purged is stored: this is no hole in the archive.
+        steady.kubectl.wait("database", "steady", lambda v: window_end(v) >= written, deadline=150)
+        for statement in steady.engine.purge:
+            steady.as_admin("steady", statement)
+    finally:
+        steady.kubectl.run("uncordon", node)
+    steady.kubectl.wait("pod", f"{replica}-0", lambda v: v["metadata"]["uid"] != uid, deadline=120)
+    steady.ready("steady", 3)
+    assert steady.primary("steady") == primary
+    whys = [text for text in steady.events("ReplicaBroken") if text.startswith(f"{replica} ")]
+    assert any(f"{primary} no longer has the log" in why and "copied anew" in why for why in whys), whys
+    assert steady.on_instance(replica, "SELECT count(*) FROM t").strip() == client.sql("SELECT count(*) FROM t")
+
+
+def window_end(value: Object) -> datetime:
+    """Return the end of a Database's recoverable window, a moment long past while it has none."""
+    text = str(value.get("status", {}).get("window", {}).get("end", "1970-01-01T00:00:00Z"))
+    return datetime.fromisoformat(text.replace("Z", "+00:00"))
 
 
 def test_operator_killed_in_the_middle_of_deletion(steady: Space) -> None:

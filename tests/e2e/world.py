@@ -28,6 +28,9 @@ class EngineUnderTest:
         rejected: a setting and a value that the server does not take, and a value that it takes.
         refused: a setting that is ours.
         admin: a program in the server's container that runs one statement as its administrator, statement last.
+        errant: statements that write something on a replica alone, "" where a replica takes none by any means.
+        purge: statements that remove all log but the newest from a primary, behind the operator's back; none where a server
+            keeps what its replicas need.
         role: statements that make a role `auditor` that may read `ledger`; `holds` is a query that tells "1" when it may.
     """
 
@@ -37,6 +40,8 @@ class EngineUnderTest:
     rejected: tuple[str, str, str]
     refused: str
     admin: tuple[str, ...]
+    errant: str
+    purge: tuple[str, ...]
     role: str
     holds: str
 
@@ -53,6 +58,8 @@ POSTGRES = EngineUnderTest(
     rejected=("work_mem", "plenty", "8MB"),
     refused="archive_command",
     admin=("psql", "-X", "-q", "-A", "-t", "-h", "/run/yoban", "-U", "postgres", "-d", "app", "-c"),
+    errant="",
+    purge=(),
     role="CREATE ROLE auditor; GRANT SELECT ON ledger TO auditor",
     holds="SELECT has_table_privilege('auditor', 'ledger', 'select')::int",
 )
@@ -65,6 +72,8 @@ MYSQL = EngineUnderTest(
     rejected=("max_connections", "plenty", "200"),
     refused="local_infile",
     admin=("mysql", "--no-defaults", "--socket=/run/yoban/mysqld.sock", "-u", "yoban", "-N", "-B", "-D", "app", "-e"),
+    errant="SET GLOBAL super_read_only = OFF; CREATE TABLE errant (n integer); SET GLOBAL super_read_only = ON",
+    purge=("FLUSH BINARY LOGS", "PURGE BINARY LOGS BEFORE NOW() + INTERVAL 1 DAY"),
     role="CREATE ROLE auditor; GRANT SELECT ON app.ledger TO auditor",
     holds="SELECT count(*) FROM mysql.tables_priv WHERE user = 'auditor' AND table_name = 'ledger'",
 )
@@ -139,8 +148,16 @@ class Space:
 
     def as_admin(self, database: str, sql: str) -> str:
         """Run SQL as the server's administrator, beside the server, and return what it prints."""
-        primary = f"{self.primary(database)}-0"
-        return self.kubectl.execute(primary, *self.engine.admin, sql, container="server")
+        return self.on_instance(self.primary(database), sql)
+
+    def on_instance(self, instance: str, sql: str) -> str:
+        """Run SQL as `as_admin` does, on any instance."""
+        return self.kubectl.execute(f"{instance}-0", *self.engine.admin, sql, container="server")
+
+    def events(self, reason: str) -> list[str]:
+        """Return what events of a reason say."""
+        found = self.kubectl.run("get", "events", "--field-selector", f"reason={reason}", "-o", "json")
+        return [str(event.get("message", "")) for event in json.loads(found)["items"]]
 
     def backup(self, name: str, database: str, *, deadline: float = 240) -> Object:
         """Take a base backup and wait for its end; it must complete."""

@@ -26,7 +26,7 @@ from yoban.errors import DeadlineExceeded, Terminal, YobanError
 from yoban.kube.clock import Clock
 from yoban.model.control import LeaseState, Problem, SwitchoverState
 from yoban.model.instance import LEASE_SWITCHOVER, Marker
-from yoban.plugins import InstanceContext, Peer, Promotion, Role, StopMode
+from yoban.plugins import BrokenReplica, InstanceContext, Peer, Promotion, Role, StopMode
 
 log = logging.getLogger("yoban.agent.life")
 tracer = trace.get_tracer("yoban.agent")
@@ -232,6 +232,8 @@ class Life:
             running = Running.PRIMARY if reigned else Running.REPLICA
         if running is Running.REPLICA:
             await self._diagnose(context)
+        elif running is Running.PRIMARY:
+            instance.board.problem("replica", None)
         request = document.switchover
         awaited = request is not None and request.target == context.name and request.id != view.switchover
         handing = view.known and not view.holder and context.name in (view.successor, view.last_holder)
@@ -322,8 +324,7 @@ class Life:
             log.debug("diagnosis failed: %s", error)
             return
         self._broken = broken.why if broken is not None and broken.rebuild else ""
-        problem = Problem(reason="ReplicaBroken", message=broken.why) if broken is not None else None
-        self._instance.board.problem("replica", problem)
+        self._instance.board.problem("replica", _problem(broken))
 
     def _tell(self, now: Situation, decision: Decision) -> None:
         instance = self._instance
@@ -444,6 +445,7 @@ class Life:
             broken = await replication.prepare_follow(context, upstream)
             if broken is not None and broken.rebuild:
                 log.warning("this data cannot follow %s any more: %s", upstream.name, broken.why)
+                instance.board.problem("replica", _problem(broken))
                 await bootstrap.provision(instance, upstream)
         await bootstrap.reign(context, reigned=False)
         await self._configure(Role.REPLICA, upstream, running=False)
@@ -505,10 +507,12 @@ class Life:
             left = stop_by - instance.clock.boottime()
             if self._lease.view().held and left > 10:
                 await self._archiver.drain(min(5.0, left / 4))
+            mode = supervision.server.unattended
             if instance.configurations.current is not None:
                 await instance.engine.server.close(instance.context)
+                mode = StopMode.CLEAN
             left = stop_by - instance.clock.boottime()
-            if not await supervision.stop(StopMode.CLEAN, max(0.0, left - 1)):
+            if not await supervision.stop(mode, max(0.0, left - 1)):
                 await supervision.stop(StopMode.IMMEDIATE, FORCE_DEADLINE)
         if self._lease.view().mine:
             try:
@@ -569,3 +573,11 @@ class Life:
             async with asyncio.timeout(CARE_DEADLINE):
                 for line in await instance.engine.replication.manage_members(context, context.peers):
                     log.info("members: %s", line)
+
+
+def _problem(broken: BrokenReplica | None) -> Problem | None:
+    """What is told of a replica until it follows again."""
+    if broken is None:
+        return None
+    fix = "its data is copied anew from the primary" if broken.rebuild else ""
+    return Problem(reason="ReplicaBroken", message=broken.why, fix=fix)

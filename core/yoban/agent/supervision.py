@@ -27,13 +27,15 @@ CALL_DEADLINE = 10.0
 class RunningServer:
     """The server process: since when (seconds since the epoch), and the note that we gave with its start.
 
-    `mode` is how it was told to stop, "" when it was not.
+    `mode` is how it was told to stop, "" when it was not; `unattended` how it is to be stopped where `Server.close` cannot
+    be called first.
     """
 
     pid: int
     since: float
     note: Mapping[str, Any]
     mode: str = ""
+    unattended: StopMode = StopMode.CLEAN
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +86,13 @@ class Supervision:
         status = await self._call("status")
         self.life = status["life"]
         server = status["server"]
-        self.server = (
-            RunningServer(server["pid"], server["since"], server["note"] or {}, server["mode"]) if server else None
-        )
+        self.server = None
+        if server:
+            # A supervisor lives as long as its Pod: an older one knows of no such mode.
+            unattended = StopMode(server.get("unattended", StopMode.CLEAN.value))
+            self.server = RunningServer(
+                server["pid"], server["since"], server["note"] or {}, server["mode"], unattended
+            )
         self.stop_by = status["stop_by"]
         if status["last_exit"]:
             last = status["last_exit"]
@@ -109,6 +115,7 @@ class Supervision:
             env=dict(command.env),
             cwd=str(command.cwd) if command.cwd else None,
             stop_signals={mode.value: int(number) for mode, number in command.stop_signals.items()},
+            unattended=command.unattended.value,
             note=dict(note),
         )
         log.info("server started with pid %s", answer["pid"])

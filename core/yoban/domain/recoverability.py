@@ -133,9 +133,12 @@ def plan(history: History, target: RecoveryTarget, engine: Engine) -> Plan:
         InvalidInput: the target is malformed or outside the window (reason `TargetOutsideWindow`), the line or backup
             is not known, or the backup cannot serve (`LineUnknown`, `BackupUnknown`, `BackupUnusable`).
         NotFound: there is no base backup at all (`NoBackup`).
-        IntegrityError: a part of the log that the target needs is missing (`LogGap`); its object key is named.
+        IntegrityError: a part of the log that the target needs is missing (`LogGap`), or the record of the newest reign is
+            (`TermMissing`); its object key is named.
     """
     parsed = _parsed(target, engine)
+    if not parsed.line:
+        _recorded(history)
     found = recoverable(history, engine, parsed.line)
     window = found.window
     if parsed.backup:
@@ -296,6 +299,21 @@ def _immediate(history: History, backup: StoredBackup, target: RecoveryTarget, w
         segments=own if _feeds(engine) and backup.first_segment else (),
     )
     return Plan(backup, recovery, window, (facts.line,), backup.last_segment)
+
+
+def _recorded(history: History) -> None:
+    """Refuse to end on an older line since nobody knows of the newest: its proof is there, the reign's record is not."""
+    newest = max((term.number for term in history.terms), default=0)
+    lost = max(history.marks, key=lambda mark: mark.term, default=None)
+    if not newest or lost is None or lost.term <= newest:
+        return
+    raise IntegrityError(
+        "the record of the newest reign is missing: nobody can tell where its log left the one before",
+        object=f"terms/{lost.term}",
+        cause=f"its log is stored on line {lost.line} up to {moment(lost.at)}",
+        fix="bring the record back, or name an older line in target.line to restore what lies before that reign",
+        reason="TermMissing",
+    )
 
 
 def _feeds(engine: Engine) -> bool:

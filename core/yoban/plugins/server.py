@@ -32,6 +32,9 @@ class ServerCommand:
         env: the whole environment; no secrets.
         cwd: working directory.
         stop_signals: signal for each mode. IMMEDIATE is followed by KILL after 5 s.
+        unattended: how the supervisor ends the server where no agent can call `Server.close` first: the Pod ends while the
+            agent is dead, frozen, or without a document. IMMEDIATE where a clean stop would acknowledge what the declared
+            durability does not allow (commits that wait for replicas).
     """
 
     argv: tuple[str, ...]
@@ -40,6 +43,7 @@ class ServerCommand:
     stop_signals: Mapping[StopMode, int] = field(
         default_factory=lambda: {StopMode.CLEAN: signal.SIGTERM, StopMode.IMMEDIATE: signal.SIGQUIT}
     )
+    unattended: StopMode = StopMode.CLEAN
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +207,11 @@ class Server(ABC):
 
     @abstractmethod
     async def close(self, ctx: InstanceContext) -> None:
-        """Close connections that the facet keeps to this server; it is about to be stopped, or has been."""
+        """Close connections that the facet keeps to this server; it is about to be stopped, or has been.
+
+        Called before each clean stop by an agent. Where a stop would acknowledge commits that still wait for replicas, they
+        are ended here, without an answer. Where no agent can call it, `ServerCommand.unattended` holds.
+        """
 
     def interpret(self, ctx: InstanceContext, verb: str, arguments: Sequence[str]) -> LogRequest:
         """Return what the server's archive or restore command means. Pure.

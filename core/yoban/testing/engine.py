@@ -226,6 +226,15 @@ class EngineContract(EngineFactsContract):
         await self.start(engine, primary, runner, Role.PRIMARY)
         assert await driver.read(primary) == {"kept"}
 
+    async def test_data_survives_a_stop_without_an_agent(
+        self, engine: Engine, primary: InstanceContext, runner: Runner, driver: Driver
+    ) -> None:
+        await driver.write(primary, "kept")
+        await runner.stop(primary, engine.server.command(primary).unattended)
+        await until(self._gone(engine, primary), deadline=10, what="a server that was ended is Unavailable")
+        await self.start(engine, primary, runner, Role.PRIMARY)
+        assert await driver.read(primary) == {"kept"}
+
     @staticmethod
     def _gone(engine: Engine, ctx: InstanceContext) -> Callable[[], Awaitable[bool]]:
         async def gone() -> bool:

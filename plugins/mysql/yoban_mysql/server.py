@@ -31,7 +31,7 @@ from yoban.plugins.files import empty_folder, make_folder, replace_file, sync_fo
 
 from yoban_mysql import accounts, binaries, reign, status
 from yoban_mysql.configuration import made_with, waits
-from yoban_mysql.configure import Configuration
+from yoban_mysql.configure import Configuration, started_role
 from yoban_mysql.line import OUR_TABLES
 from yoban_mysql.names import AGENT, MAIN_CONF, PID_FILE
 from yoban_mysql.session import Kept, connect
@@ -83,7 +83,11 @@ class MySqlServer(Server):
         return await self._configuration.apply(ctx, role, upstream, running=running)
 
     def command(self, ctx: InstanceContext) -> ServerCommand:
-        """See `Server.command`. IMMEDIATE is a kill: by any other signal the server would end as it does cleanly."""
+        """See `Server.command`. IMMEDIATE is a kill: by any other signal the server would end as it does cleanly.
+
+        Without an agent it is killed, too: told to stop, it would acknowledge commits that wait for replicas (see `close`).
+        Its settings are crash-safe, and durability may be declared otherwise while it runs.
+        """
         program = binaries.server()
         return ServerCommand(
             argv=(program, f"--defaults-file={ctx.data / MAIN_CONF}"),
@@ -96,6 +100,7 @@ class MySqlServer(Server):
             },
             cwd=ctx.data,
             stop_signals={StopMode.CLEAN: signal.SIGTERM, StopMode.IMMEDIATE: signal.SIGKILL},
+            unattended=StopMode.IMMEDIATE,
         )
 
     async def status(self, ctx: InstanceContext) -> ServerStatus:
@@ -151,12 +156,16 @@ class MySqlServer(Server):
         """See `Server.close`. A primary takes no more writes, and its replicas get a moment to have what was written.
 
         A server with commits that wait for replicas is killed: told to stop, it would acknowledge them, and no replica has
-        them. Their sessions end without an answer.
+        them. Their sessions end without an answer. So is one that should wait and cannot be asked; only a restore, in which
+        nobody commits, is left to end as it does: a kill would lose what it has not flushed.
         """
+        settled: bool | None = None
         with contextlib.suppress(YobanError, TimeoutError):
             async with asyncio.timeout(SETTLE_DEADLINE), self._kept.use(ctx) as session:
-                if not await reign.settle(session):
-                    await asyncio.to_thread(kill, ctx)
+                settled = await reign.settle(session)
+        unasked = settled is None and waits(ctx.durability)
+        if settled is False or (unasked and await asyncio.to_thread(started_role, ctx) is not Role.RECOVERY):
+            await asyncio.to_thread(kill, ctx)
         await self._kept.close(ctx)
 
 

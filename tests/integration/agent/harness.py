@@ -402,3 +402,15 @@ def toy_distribution(folder: Path) -> Path:
         (info / "METADATA").write_text("Metadata-Version: 2.1\nName: yoban-toy\nVersion: 0.1.0\n")
         (info / "entry_points.txt").write_text("[yoban.plugins]\ntoy = yoban_toy\n")
     return site
+
+
+async def problem(pod: PodProcess, reason: str, seconds: float = 60) -> AgentStatus:
+    """Wait until an agent tells a problem of this reason, and return what it told."""
+
+    async def told() -> AgentStatus | None:
+        status = await pod.status()
+        return status if reason in [item.reason for item in status.problems] else None
+
+    status = await until(f"{reason} is told", told, seconds)
+    assert isinstance(status, AgentStatus)
+    return status

@@ -33,11 +33,17 @@ def start(pod: PodProcess) -> None:
 
 def sql(pod: PodProcess, text: str) -> str:
     """Run SQL beside the server, over its socket, as the agent's account."""
+    running = client(pod, text)
+    output, words = running.communicate(timeout=60)
+    assert running.returncode == 0, words
+    return output.strip()
+
+
+def client(pod: PodProcess, text: str) -> subprocess.Popen[str]:
+    """Begin to run SQL as `sql` does; it ends with 0 when the server has said yes."""
     program = shutil.which("mysql")
     assert program is not None
     argv = [program, "--no-defaults", f"--socket={pod.root / 'run/yoban/mysqld.sock'}", "--user=yoban", "-NBe", text]
     if pod.world.user:
         argv = ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups", *argv]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, cwd="/")
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+    return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/")

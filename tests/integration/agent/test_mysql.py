@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import Callable
 from datetime import UTC, datetime
 
 import pytest
 from harness import PodProcess, World, until
-from mysqlside import small, sql, start
+from mysqlside import client, small, sql, start
 from postgres import backup, keys, restored
 from yoban.model.instance import StoreDocument, SwitchoverDocument, TargetDocument
 
@@ -97,3 +99,26 @@ async def test_failure_21_the_primary_moves_in_the_middle_of_archiving(
     start(third)
     await until("the restore is ready", third.ready, 120)
     assert sql(third, "SELECT GROUP_CONCAT(n ORDER BY n) FROM app.t") == "1,2,3"
+
+
+async def test_bug_the_end_of_a_pod_without_its_agent_acknowledged_commits_that_no_replica_held(
+    make_world: Callable[..., World],
+) -> None:
+    world = small(make_world)
+    pod = world.pod()
+    start(pod)
+    await until("it is ready", pod.ready, 90)
+    sql(pod, "CREATE TABLE app.t (n int PRIMARY KEY)")
+    world.change(durability_mode="synchronous", durability_replicas=1)
+    await until("commits wait", lambda: sql(pod, "SELECT @@GLOBAL.rpl_semi_sync_source_enabled") == "1")
+    writing = client(pod, "INSERT INTO app.t VALUES (1)")
+    waiting = (
+        "SELECT COUNT(*) FROM performance_schema.threads WHERE processlist_state LIKE 'Waiting for semi-sync ACK%'"
+    )
+    await until("the commit waits", lambda: sql(pod, waiting) == "1")
+    assert pod.agent_pid is not None
+    os.kill(pod.agent_pid, signal.SIGSTOP)
+    assert await pod.stop() == 0
+    _, words = await asyncio.to_thread(writing.communicate, timeout=20)
+    assert writing.returncode != 0, "nobody was told that it is committed"
+    assert "Lost connection" in words

@@ -12,10 +12,10 @@ from datetime import UTC, datetime
 
 import msgspec
 import pytest
-from harness import PodProcess, World, until
+from harness import PodProcess, World, problem, until
 from postgres import BINARIES, backup, keys, make_bucket, restored, sql
 from yoban.agent.storage import store_config
-from yoban.model.control import AgentStatus, JobRequest, JobStatus
+from yoban.model.control import JobRequest, JobStatus
 from yoban.model.instance import StoreDocument, TargetDocument
 from yoban_s3.provider import S3Provider
 
@@ -34,16 +34,6 @@ async def up(world: World, bucket: StoreDocument) -> PodProcess:
     pod.start()
     await until("it is ready", pod.ready, 60)
     return pod
-
-
-async def problem(pod: PodProcess, reason: str, seconds: float = 60) -> AgentStatus:
-    async def told() -> AgentStatus | None:
-        status = await pod.status()
-        return status if reason in [item.reason for item in status.problems] else None
-
-    status = await until(f"{reason} is told", told, seconds)
-    assert isinstance(status, AgentStatus)
-    return status
 
 
 async def stored_after(pod: PodProcess, moment: datetime, seconds: float = 10) -> None:

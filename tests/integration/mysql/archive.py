@@ -22,6 +22,7 @@ from yoban.plugins import (
 )
 from yoban.plugins.lines import StoredLine, runs
 from yoban.testing.engineharness import Copy, copy, place
+from yoban_mysql.gtid import GtidSet
 
 from tests.integration.mysql.world import Instance, World
 from tests.integration.servers import give
@@ -155,3 +156,45 @@ class Archive:
 async def gtids(instance: Instance) -> str:
     """What a server has executed."""
     return str(await instance.value("SELECT @@GLOBAL.gtid_executed")).replace("\n", "")
+
+
+async def table(instance: Instance, *more: str) -> None:
+    """Make the table that `add` writes to."""
+    await instance.run("CREATE TABLE app.t (id int PRIMARY KEY, note varchar(100))", *more)
+
+
+async def add(instance: Instance, *numbers: int) -> list[str]:
+    """Insert rows, one transaction each; return their GTIDs."""
+    found: list[str] = []
+    for number in numbers:
+        before = GtidSet.parse(await gtids(instance))
+        await instance.run(f"INSERT INTO app.t VALUES ({number}, 'row {number}')")
+        found.append(str(GtidSet.parse(await gtids(instance)) - before))
+    return found
+
+
+async def rows(instance: Instance) -> list[int]:
+    """What is in the table."""
+    session = await instance.session()
+    try:
+        return [row["id"] for row in await session.rows("SELECT id FROM app.t ORDER BY id")]
+    finally:
+        await session.leave()
+
+
+async def started(archive: Archive) -> Instance:
+    """A primary with a table, a row, and a base backup of that."""
+    primary = await archive.world.primary()
+    await archive.reigns(primary)
+    await table(primary)
+    await add(primary, 1)
+    await archive.back_up(primary)
+    return primary
+
+
+async def restored_rows(archive: Archive, kind: str, value: str = "", *, exclusive: bool = False) -> list[int]:
+    """What is in the table after a restore."""
+    made = await archive.restore(kind, value, exclusive=exclusive)
+    found = await rows(made)
+    await made.stop()
+    return found

@@ -12,7 +12,7 @@ from yoban.errors import IntegrityError, InvalidInput
 from yoban.plugins import RecoveryState, RecoveryTarget, Role, StopMode
 from yoban_mysql.gtid import GtidSet
 
-from tests.integration.mysql.archive import Archive, gtids
+from tests.integration.mysql.archive import Archive, add, gtids, restored_rows, rows, started, table
 from tests.integration.mysql.world import Instance, World
 
 pytestmark = pytest.mark.server
@@ -21,38 +21,6 @@ pytestmark = pytest.mark.server
 @pytest.fixture
 async def archive(world: World) -> AsyncIterator[Archive]:
     yield Archive(world)
-
-
-async def table(instance: Instance, *more: str) -> None:
-    await instance.run("CREATE TABLE app.t (id int PRIMARY KEY, note varchar(100))", *more)
-
-
-async def add(instance: Instance, *numbers: int) -> list[str]:
-    """Insert rows, one transaction each; return their GTIDs."""
-    found: list[str] = []
-    for number in numbers:
-        before = GtidSet.parse(await gtids(instance))
-        await instance.run(f"INSERT INTO app.t VALUES ({number}, 'row {number}')")
-        found.append(str(GtidSet.parse(await gtids(instance)) - before))
-    return found
-
-
-async def rows(instance: Instance) -> list[int]:
-    session = await instance.session()
-    try:
-        return [row["id"] for row in await session.rows("SELECT id FROM app.t ORDER BY id")]
-    finally:
-        await session.leave()
-
-
-async def started(archive: Archive) -> Instance:
-    """A primary with a table, a row, and a base backup of that."""
-    primary = await archive.world.primary()
-    await archive.reigns(primary)
-    await table(primary)
-    await add(primary, 1)
-    await archive.back_up(primary)
-    return primary
 
 
 async def test_targets_across_a_rotation(archive: Archive) -> None:
@@ -164,13 +132,6 @@ async def test_failure_21_a_switchover_in_the_middle_of_archiving(archive: Archi
     assert len(set(numbers)) < len(numbers)
 
 
-async def restored_rows(archive: Archive, kind: str, value: str = "", *, exclusive: bool = False) -> list[int]:
-    made = await archive.restore(kind, value, exclusive=exclusive)
-    found = await rows(made)
-    await made.stop()
-    return found
-
-
 async def test_failure_20_log_purged_by_hand_is_a_named_gap(archive: Archive) -> None:
     primary = await started(archive)
     await add(primary, 2)
@@ -249,7 +210,7 @@ async def test_failure_24_a_damaged_file_in_the_archive_stops_the_restore_by_nam
     assert (caught.value.reason, caught.value.object) == ("LogDamaged", name)
 
 
-async def test_a_truncated_last_file_is_no_success(archive: Archive) -> None:
+async def test_failure_08_a_truncated_last_file_is_no_success(archive: Archive) -> None:
     primary = await started(archive)
     await add(primary, 2)
     (third,) = await add(primary, 3)
@@ -265,7 +226,7 @@ async def test_a_truncated_last_file_is_no_success(archive: Archive) -> None:
     assert third.rsplit(":", 1)[1] in found.message
 
 
-async def test_a_server_with_the_sources_id_applies_all_the_same(archive: Archive) -> None:
+async def test_failure_29_a_server_with_the_sources_id_applies_all_the_same(archive: Archive) -> None:
     primary = await started(archive)
     await add(primary, 2, 3)
     await archive.collect(primary)

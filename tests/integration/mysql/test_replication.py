@@ -12,10 +12,13 @@ from typing import Any
 
 import asyncmy
 import pytest
+from asyncmy.connection import Connection
 from yoban.errors import DeadlineExceeded, IntegrityError, NotReady, Unavailable
 from yoban.plugins import Durability, DurabilityMode, Finished, Order, Peer, Role, StopMode
 from yoban_mysql import line
+from yoban_mysql.engine import MySqlEngine
 from yoban_mysql.gtid import GtidSet
+from yoban_mysql.names import SOCKET
 from yoban_mysql.stopped import executed
 
 from tests.integration.mysql.world import Instance, World, ask, eventually
@@ -173,6 +176,53 @@ async def test_bug_a_clean_stop_acknowledged_commits_that_no_replica_held(world:
     app.close()
     with pytest.raises(NotReady):
         await world.engine.replication.drained_position(one.ctx)
+
+
+async def _held(one: Instance) -> tuple[Connection, asyncio.Task[list[Any]]]:
+    """An application whose commit waits for replicas, and there is none."""
+    app = await one.as_app()
+    held = asyncio.create_task(ask(app, "INSERT INTO t VALUES (1)"))
+    await one.until(
+        "SELECT COUNT(*) > 0 FROM performance_schema.threads WHERE processlist_state LIKE 'Waiting for semi-sync ACK%%'"
+    )
+    return app, held
+
+
+async def test_bug_a_stop_without_an_agent_acknowledged_commits_that_no_replica_held(world: World) -> None:
+    one = await world.primary(durability=SYNCHRONOUS)
+    two = await world.replica(one, durability=SYNCHRONOUS)
+    await one.run("CREATE TABLE app.t (n int PRIMARY KEY)")
+    await two.stop(StopMode.IMMEDIATE)
+    app, held = await _held(one)
+    command = world.engine.server.command(one.ctx)
+    assert one.process is not None
+    one.process.send_signal(command.stop_signals[command.unattended])
+    with pytest.raises(asyncmy.errors.Error):
+        await held
+    app.close()
+    await one.process.wait()
+
+
+async def test_bug_a_stop_of_a_server_that_did_not_answer_acknowledged_commits_that_no_replica_held(
+    world: World,
+) -> None:
+    one = await world.primary(durability=SYNCHRONOUS)
+    two = await world.replica(one, durability=SYNCHRONOUS)
+    await one.run("CREATE TABLE app.t (n int PRIMARY KEY)")
+    await two.stop(StopMode.IMMEDIATE)
+    app, held = await _held(one)
+    one.change(durability=Durability())
+    (one.ctx.run / SOCKET).rename(one.ctx.run / "away")
+    fresh = MySqlEngine().server  # an agent that has no connection yet, and gets none
+    await fresh.close(one.ctx)
+    assert one.process is not None and one.process.returncode is None, "nothing waits that anybody declared"
+    assert not held.done()
+    one.change(durability=SYNCHRONOUS)
+    await fresh.close(one.ctx)
+    assert await one.process.wait() == -signal.SIGKILL
+    with pytest.raises(asyncmy.errors.Error):
+        await held
+    app.close()
 
 
 async def hand_over(old: Instance, new: Instance) -> None:

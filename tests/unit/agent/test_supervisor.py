@@ -131,6 +131,7 @@ def test_only_the_agent_may_change_anything(hand: Hand) -> None:
         {"do": "start", "argv": ["/nowhere/at/all"], "stop_signals": SIGNALS},
         {"do": "start", "argv": [], "stop_signals": SIGNALS},
         {"do": "start", "argv": SLEEPER, "stop_signals": {"clean": 15}},
+        {"do": "start", "argv": SLEEPER, "stop_signals": SIGNALS, "unattended": "gently"},
         {"do": "start"},
         {"do": "nonsense"},
     ],
@@ -178,6 +179,20 @@ def test_the_end_without_an_agent_stops_the_server_cleanly(hand: Hand) -> None:
     assert hand.pushed[0]["mode"] == "clean"
     assert hand.it._agent_due is None
     assert "error" in hand.ask(do="start", argv=SLEEPER, stop_signals=SIGNALS)
+
+
+@pytest.mark.parametrize("connected", [False, True], ids=["no agent", "an agent that dies then"])
+def test_the_end_without_an_agent_is_as_the_start_of_the_server_said(hand: Hand, *, connected: bool) -> None:
+    hand.start(unattended="immediate")
+    assert hand.it.status()["server"]["unattended"] == "immediate"
+    if connected:
+        hand.it._stop_by = hand.now + 30  # it was told
+        assert hand.it._agent is not None
+        tree.kill([hand.it._agent])
+    else:
+        hand.it._begin_stop()
+    hand.until(lambda: hand.it._server is None and hand.it._agent is None)
+    assert [one["mode"] for one in hand.pushed] == ["immediate"]
 
 
 def test_the_end_comes_by_force_when_the_grace_period_ends(hand: Hand) -> None:

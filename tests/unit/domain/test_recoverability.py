@@ -145,6 +145,14 @@ def test_failure_4_the_newest_term_is_followed_across_a_fork():
     assert "line 1" in dict(found.unusable)["x1"]
 
 
+def test_failure_4_a_reign_whose_record_is_lost_is_not_taken_for_the_end():
+    history = forked(terms=(term(1, "1"),))
+    with pytest.raises(IntegrityError) as caught:
+        plan(history, target(), ENGINE)
+    assert (caught.value.reason, caught.value.object) == ("TermMissing", "terms/2")
+    assert plan(history, target(line="1"), ENGINE).window.end == at(700), "who names a line gets it"
+
+
 def test_an_abandoned_line_is_followed_when_it_is_named():
     found = recoverable(forked(), ENGINE, "1")
     assert found.lines == ("1",)

@@ -14,6 +14,9 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parents[2]
+PAGE = TESTS.parent / "docs" / "failures.md"
+CORES = frozenset({13})
+"""Failures whose path has nothing of an engine in it."""
 
 RULES = {
     "3_1": "bugs that others had",
@@ -97,6 +100,27 @@ def test_each_rule_has_its_test(rule: str, found: list[str]) -> None:
 @pytest.mark.parametrize("failure", FAILURES)
 def test_each_failure_has_its_test(failure: int, found: list[str]) -> None:
     assert [name for name in found if failure in failures_of(name)], f"{failure}: {FAILURES[failure]}"
+
+
+def told() -> dict[int, list[tuple[str, str]]]:
+    """What the page says of MySQL: files and tests by failure."""
+    rows = re.findall(r"^\| (\d+) \|.*$", PAGE.read_text(), re.MULTILINE)
+    lines = re.findall(r"^\| \d+ \|.*$", PAGE.read_text(), re.MULTILINE)
+    return {int(row): re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", line) for row, line in zip(rows, lines, strict=True)}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_the_page_leads_to_tests_of_each_failure_for_mysql(failure: int) -> None:
+    tests = told()[failure]
+    for file, name in tests:
+        assert re.search(rf"def {name}\(", (TESTS.parent / file).read_text()), f"{file} has no {name}"
+        assert failure in failures_of(name)
+    mysql = [file for file, _ in tests if "mysql" in file]
+    assert mysql or failure in CORES, "proven for MySQL by itself"
+
+
+def test_the_page_tells_of_every_failure() -> None:
+    assert list(told()) == list(FAILURES)
 
 
 def test_no_number_is_made_up(found: list[str]) -> None:

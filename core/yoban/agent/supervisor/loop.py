@@ -6,7 +6,7 @@ Guarantees:
 - a dead agent is started again with back-off, one that stops heart-beating is killed first; the server is not touched;
 - a server whose fencing deadline (CLOCK_BOOTTIME) has passed is ended at once, with all that it started, agent or not;
 - at the end of the Pod (SIGTERM) the agent is told and has the time that is there; without an agent the server is
-  stopped cleanly from here, at last by force, always within the grace period;
+  stopped from here, in the mode that its start named for that, at last by force, always within the grace period;
 - state of the server is kept here and told to each new agent.
 
 Does not know what a server is: command, signals and the note that describes it come from the agent. Only the agent's own
@@ -18,7 +18,7 @@ Messages are JSON lines. Requests `{"id": 1, "do": …}` are answered by `{"re":
 |---|---|---|
 | `status` | | see `Supervisor.status` |
 | `heartbeat` | `fence_at`: seconds of CLOCK_BOOTTIME, null for none; left out: as before | `{}` |
-| `start` | `argv`, `env`, `cwd`, `stop_signals` {"clean", "immediate"}, `note` | `{"pid"}` |
+| `start` | `argv`, `env`, `cwd`, `stop_signals` {"clean", "immediate"}, `unattended`: one of these, `note` | `{"pid"}` |
 | `signal` | `mode`: `clean`, `immediate`, `kill` | `{}` |
 | `restart-agent` | `argv`: other command for it, optional | `{}`, then the agent is ended |
 
@@ -70,6 +70,7 @@ class _Server:
         self.argv: list[str] = request["argv"]
         self.note: Any = request.get("note")
         self.signals: dict[str, int] = request["stop_signals"]
+        self.unattended: str = request["unattended"]  # how it is told to stop where no agent does
         self.mode = ""  # how it was told to stop
         self.kill_at: float | None = None
         self.code: int | None = None  # set when the main process ended
@@ -212,6 +213,7 @@ class Supervisor:
                 "argv": server.argv,
                 "note": server.note,
                 "mode": server.mode,
+                "unattended": server.unattended,
                 "ended": server.code is not None,
             },
             "last_exit": self._last_exit,
@@ -231,8 +233,11 @@ class Supervisor:
         signals = {str(mode): int(number) for mode, number in message["stop_signals"].items()}
         if set(signals) != {"clean", "immediate"}:
             raise ValueError("stop_signals must name clean and immediate")
+        unattended = str(message.get("unattended", "clean"))
+        if unattended not in signals:
+            raise ValueError(f"unknown mode {unattended!r}")
         argv = [str(part) for part in message["argv"]]
-        request = {**message, "argv": argv, "stop_signals": signals}
+        request = {**message, "argv": argv, "stop_signals": signals, "unattended": unattended}
         env = {str(name): str(value) for name, value in message.get("env", {}).items()}
         self._server = _Server(spawn(argv, env, message.get("cwd")), request)
         journal("info", "server started", pid=self._server.pid, note=self._server.note)
@@ -314,7 +319,7 @@ class Supervisor:
         self._agent_kill_at = None
         if self._stop_by is not None:
             if self._server is not None and not self._server.mode:
-                self._end_server("clean")
+                self._end_server(self._server.unattended)
             return
         self._agent_due = now + BACKOFF[min(self._failures, len(BACKOFF) - 1)]
         self._failures += 1
@@ -364,7 +369,7 @@ class Supervisor:
             return
         self._end_agent("the instance stops")
         if self._server is not None and not self._server.mode:
-            self._end_server("clean")
+            self._end_server(self._server.unattended)
 
     def _reap(self) -> None:
         while True:

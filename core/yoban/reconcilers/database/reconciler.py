@@ -8,7 +8,7 @@ the document before Pods, claims before StatefulSets. Never waits for an agent o
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import datetime
 
@@ -71,6 +71,8 @@ SOON = 10.0
 """Seconds until another look while something is under way or wrong."""
 LATER = 60.0
 """Seconds until another look at a Database that is well: its figures move on."""
+REPLICA_BROKEN = "ReplicaBroken"
+"""What an agent tells of a replica that will not follow by itself."""
 RESTART_ORDER = "yoban.dev/restart-order"
 """Annotation of the spec ConfigMap: `primary` or `replicas`, who restarts first for the last change of settings."""
 
@@ -195,6 +197,7 @@ class DatabaseReconciler:
         catalogued = self._catalogued(admitted, references)
         for reason, note in built.events:
             self._event(obj, reason, note)
+        self._tell_broken(observed, numbers, obj)
         if decided.data_lost:
             self._event(obj, "DataLost", "; ".join(decided.why), warning=True, once=True)
         told = Told(
@@ -446,6 +449,19 @@ class DatabaseReconciler:
         if written:
             log.info("%s: %s", key, wanted["conditions"][0]["message"])
         return bool(wanted["phase"] == "Running" and not told.faults)
+
+    def _tell_broken(self, observed: Observed, numbers: Iterable[int], obj: Obj) -> None:
+        """Record why a replica cannot follow, once each time that it begins: its agent copies its data anew by itself."""
+        told = self._told.setdefault(ObjectKey(obj["metadata"]["namespace"], obj["metadata"]["name"]), set())
+        for number in numbers:
+            agent = observed.agent(number)
+            problems = agent.problems if agent is not None else ()
+            broken = next((problem for problem in problems if problem.reason == REPLICA_BROKEN), None)
+            name = observed.names.instance(number)
+            if broken is not None and (mark := f"{REPLICA_BROKEN} {name} {broken.since}") not in told:
+                told.add(mark)
+                text = "; ".join(part for part in (broken.message, broken.fix) if part)
+                self._event(obj, REPLICA_BROKEN, f"{name} cannot follow: {text}", warning=True)
 
     def _event(self, obj: Obj, reason: str, note: str, *, warning: bool = False, once: bool = False) -> None:
         key = ObjectKey(obj["metadata"]["namespace"], obj["metadata"]["name"])

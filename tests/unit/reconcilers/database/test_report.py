@@ -253,3 +253,22 @@ async def test_a_pod_that_does_not_come_up_says_why(
     await world.once()
     assert world.condition()["reason"] == reason
     assert words in world.condition()["message"]
+
+
+async def test_a_replica_that_cannot_follow_is_an_event_that_says_why(archiving: World) -> None:
+    world = archiving
+    broken = Problem(
+        reason="ReplicaBroken", message="it holds what orders-1 lacks: a:7", fix="copied anew", since=MOMENT
+    )
+    say(world, 2, problems=[broken])
+    await world.once()
+    await world.once()
+    say(world, 2, problems=[msgspec.structs.replace(broken, message="it holds what orders-1 lacks: a:7-8")])
+    await world.once()
+    assert world.events.count("ReplicaBroken") == 1
+    assert "orders-2 cannot follow: it holds what orders-1 lacks: a:7; copied anew" in world.notes
+    say(world, 2, problems=[])
+    await world.once()
+    say(world, 2, problems=[msgspec.structs.replace(broken, since=MOMENT + timedelta(minutes=5))])
+    await world.once()
+    assert world.events.count("ReplicaBroken") == 2

@@ -146,6 +146,7 @@ class World:
         self.stores = StubStores()
         self.catalogues = StubCatalogues()
         self.events: list[str] = []
+        self.notes: list[str] = []
         self.runtime = Runtime("registry.test/yoban:1", env={"YOBAN_PLUGINS": "keeper"})
         self.verdict: Any = None
         self.reigned = ""
@@ -177,9 +178,13 @@ class World:
             stores=self.stores,
             catalogues=self.catalogues,
             verdict=lambda key: self.verdict,
-            tell=lambda obj, reason, note, warning: self.events.append(reason),
+            tell=self._tell,
             clock=self.time,
         )
+
+    def _tell(self, obj: Obj, reason: str, note: str, warning: bool) -> None:
+        self.events.append(reason)
+        self.notes.append(note)
 
     def fill(self) -> None:
         """Let every cache hear of everything, but those that lie."""
