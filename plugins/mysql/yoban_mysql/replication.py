@@ -14,7 +14,7 @@ from typing import Any
 from yoban.errors import DeadlineExceeded, IntegrityError, NotReady, Unavailable
 from yoban.plugins import BrokenReplica, InstanceContext, Peer, Position, ProgressCallback, Promotion, Replication
 
-from yoban_mysql import clone, follow, line, reign
+from yoban_mysql import clone, follow, line, quiesce, reign
 from yoban_mysql.configure import in_force
 from yoban_mysql.gtid import GtidSet
 from yoban_mysql.positions import position_of
@@ -110,6 +110,7 @@ class MySqlReplication(Replication):
         try:
             async with asyncio.timeout(deadline):
                 if not await reign.writable(session):
+                    await quiesce.release(session)  # a backup never delays a promotion
                     await self._apply_everything(ctx, session, deadline)
                     settings = await asyncio.to_thread(in_force, ctx)
                     await reign.open_writes(session, ctx, settings or {})
