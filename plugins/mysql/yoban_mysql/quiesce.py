@@ -120,7 +120,9 @@ async def frozen(ctx: InstanceContext, session: Session, bound: float) -> AsyncI
             await session.execute("UNLOCK TABLES")
         except Unavailable as error:
             # The proof that it was held until now: a session that was ended has no answer.
-            raise Unavailable("the lock was lost before the copy was complete", object=ctx.name, reason="LockLost") from error
+            raise Unavailable(
+                "the lock was lost before the copy was complete", object=ctx.name, reason="LockLost"
+            ) from error
     except BaseException:
         session.drop()
         raise
