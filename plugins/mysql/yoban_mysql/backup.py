@@ -214,13 +214,15 @@ class MySqlBackup(BaseBackup):
                     fix="ALTER TABLE … ENGINE=InnoDB, so that nothing need be held back",
                     reason="FreezeTooLong",
                 )
-            async with follow.paused(ctx, session) if replica else contextlib.nullcontext():
-                async with quiesce.frozen(ctx, session, bound) as freeze:
-                    async with self._kept.use(ctx) as other:
-                        tables = await carried.survey(other)
-                        executed = GtidSet.parse(await other.value("SELECT @@GLOBAL.gtid_executed"))
-                    await _take(ctx, tables)
-                    started = await self._clone(ctx, folder, tables)
+            async with (
+                follow.paused(ctx, session) if replica else contextlib.nullcontext(),
+                quiesce.frozen(ctx, session, bound) as freeze,
+            ):
+                async with self._kept.use(ctx) as other:
+                    tables = await carried.survey(other)
+                    executed = GtidSet.parse(await other.value("SELECT @@GLOBAL.gtid_executed"))
+                await _take(ctx, tables)
+                started = await self._clone(ctx, folder, tables)
         return {**started, "executed": executed}, freeze.seconds
 
     async def _clone(self, ctx: InstanceContext, folder: Path, tables: Sequence[Table]) -> Mapping[str, Any]:

@@ -7,7 +7,6 @@ any other engine, or with files elsewhere than in its schema's folder, is refuse
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -113,4 +112,4 @@ def take(data: Path, folder: Path, tables: Sequence[Table], given_up: threading.
 def put(folder: Path, copy: Path) -> None:
     """Move the files that `take` has copied over the empty ones of a copy that CLONE made. Blocking."""
     for one in files(folder):
-        os.replace(folder / one, copy / one)
+        (folder / one).replace(copy / one)

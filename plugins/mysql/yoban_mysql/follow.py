@@ -1,7 +1,8 @@
 """A replica's channel: whom it follows, whether its threads run, and what stopped them.
 
 Guarantees: following is by GTID, over TLS, by certificate both ways. What a replica has received is thrown away only where
-it cannot be read; then it is fetched again. An applier that stopped for good is left as it is, for `diagnose`; one that a backup has stopped is left until that lets go of the server.
+it cannot be read; then it is fetched again. An applier that stopped for good is left as it is, for `diagnose`; one that a
+backup has stopped is left until the backup's session ends.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from yoban_mysql.names import REPLICATION_USER
 from yoban_mysql.session import Refused, Session, connect
 
 DEADLINE = 30.0
-STATE = f"""
+STATE = """
 SELECT c.host, c.port, c.auto_position AS auto_position, s.service_state AS receiver, s.last_error_number AS receive_error,
        s.last_error_message AS receive_message, s.received_transaction_set AS received, a.service_state AS applier,
        (SELECT MAX(last_error_number) FROM performance_schema.replication_applier_status_by_coordinator
          WHERE channel_name = '') AS coordinator_error,
        (SELECT MAX(last_error_number) FROM performance_schema.replication_applier_status_by_worker
-         WHERE channel_name = '') AS worker_error, {quiesce.HOLDER} AS holder
+         WHERE channel_name = '') AS worker_error, IS_USED_LOCK('yoban.quiesce') AS holder
   FROM performance_schema.replication_connection_configuration AS c
   JOIN performance_schema.replication_connection_status AS s USING (channel_name)
   JOIN performance_schema.replication_applier_status AS a USING (channel_name)
