@@ -22,6 +22,7 @@ FILES = {"MyISAM": (".MYD", ".MYI"), "CSV": (".CSV", ".CSM"), "ARCHIVE": (".ARZ"
 EMPTY = frozenset({"InnoDB", "MEMORY"})
 """Engines whose tables need nothing beside CLONE."""
 MOST_NAMED = 20
+FIX = "ALTER TABLE … ENGINE=InnoDB, or drop them"
 _ENDINGS = tuple(ending for endings in FILES.values() for ending in endings)
 _SYSTEM = frozenset({"mysql", "sys", "performance_schema", "information_schema", "ndbinfo"})
 _PIECE = 4 << 20
@@ -58,13 +59,18 @@ def refuse(names: Sequence[str]) -> None:
     """Raise Terminal by the names of tables that cannot be carried, if there are any."""
     if not names:
         return
-    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
     raise Terminal(
         "tables would be empty in a backup",
-        object=", ".join(names[:MOST_NAMED]) + more,
-        fix="ALTER TABLE … ENGINE=InnoDB, or drop them",
+        object=named(names),
+        fix=FIX,
         reason="TablesNotCarried",
     )
+
+
+def named(names: Sequence[str]) -> str:
+    """Return names for a message: the first of them, where there are many."""
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(names[:MOST_NAMED]) + more
 
 
 def files(data: Path) -> list[Path]:

@@ -371,3 +371,17 @@ async def test_a_promotion_ends_a_backup_that_holds_writes_back(world: World, tm
         assert time.monotonic() - begun < 10
         assert await writes(replica) < 5
         assert await replica.value("SELECT COUNT(*) FROM app.inno") == 2
+
+
+async def test_no_replica_is_made_that_would_lack_rows(world: World) -> None:
+    primary = await world.primary()
+    await primary.run(*MAKE)
+    made = world.instance()
+    with pytest.raises(Unavailable) as caught:
+        await world.engine.replication.provision(made.ctx, primary.peer, lambda done, total: None)
+    assert caught.value.reason == "TablesNotCarried"
+    assert "app.old (MyISAM)" in caught.value.object and "inno" not in caught.value.object
+    assert not await world.engine.server.initialized(made.ctx)
+    await primary.run("DROP TABLE app.old, app.sheet, app.past, app.`näme/2`")
+    await world.engine.replication.provision(made.ctx, primary.peer, lambda done, total: None)
+    assert await world.engine.server.initialized(made.ctx)
