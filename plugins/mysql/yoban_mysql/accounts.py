@@ -23,9 +23,12 @@ if TYPE_CHECKING:
 REPLICATION_STATEMENTS = (
     f"CREATE USER '{REPLICATION_USER}'@'%' IDENTIFIED WITH caching_sha2_password BY ''"
     f" REQUIRE SUBJECT '/CN={REPLICATION_USER}'",
-    f"GRANT REPLICATION SLAVE, REPLICATION CLIENT, BACKUP_ADMIN ON *.* TO '{REPLICATION_USER}'@'%'",
+    f"GRANT REPLICATION SLAVE, REPLICATION CLIENT, BACKUP_ADMIN, SHOW VIEW ON *.* TO '{REPLICATION_USER}'@'%'",
 )
-"""Instances know each other by certificate: there is no password to know, and without the certificate no way in."""
+"""Instances know each other by certificate: there is no password to know, and without the certificate no way in.
+
+Some privilege on a table is what it takes to be told that it exists and of which engine it is.
+"""
 
 SYSTEM = (AGENT, REPLICATION_USER, "mysql.infoschema", "mysql.session", "mysql.sys")
 _GRANTS = "SELECT Drop_priv AS drops, Event_priv AS events FROM mysql.db WHERE db = %s AND user = %s AND host = '%%'"

@@ -1,10 +1,14 @@
 """Facet: a base backup, by the server's own CLONE into a folder beside the data.
 
 Guarantees: the copy is consistent by itself, and its set of GTIDs is read from the copy, started once for that: it is exact.
-No write is held back. A table that CLONE does not carry makes the backup fail by name, before anything is copied; so does too
-little room. What was made is removed at the end, whatever happens. The copy has no identity (server uuid) of its donor's.
+What was made is removed at the end, whatever happens. The copy has no identity (server uuid) of its donor's. Too little room
+makes the backup fail before anything is copied.
 
-Does not lock: CLONE copies InnoDB's pages and the redo log written meanwhile (MySQL reference manual, "The Clone Plugin").
+Where all tables are InnoDB's no write is held back: CLONE copies InnoDB's pages and the redo log written meanwhile (MySQL
+reference manual, "The Clone Plugin"). Where there are tables of MyISAM, CSV or ARCHIVE, writes are held back while their
+files are copied and CLONE runs, so that both are of one moment (`quiesce`): on a replica its applier is stopped before, and
+the primary's writers notice nothing; on a primary it is for as long as the request allows, and what would take longer is
+refused. That no GTID came in between is checked. Tables that cannot be carried make the backup fail by name (`carried`).
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+import threading
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -35,6 +40,8 @@ from yoban.plugins import (
 )
 from yoban.plugins.files import empty_folder, make_folder
 
+from yoban_mysql import carried, follow, quiesce
+from yoban_mysql.carried import Table
 from yoban_mysql.configuration import plugins
 from yoban_mysql.gtid import GtidSet
 from yoban_mysql.names import COPY
@@ -48,17 +55,14 @@ START_DEADLINE = 3600.0
 """For the one start of the copy, in which it recovers."""
 ROOM = 64 << 20
 """Bytes that must be free beyond the copy's size."""
-MOST_NAMED = 20
+REPLICA_BOUND = 3600.0
+"""Longest time in seconds that a replica stands still. A promotion, another source and a stop end it sooner."""
+FASTEST = 1 << 30
+"""Bytes a second that no copy exceeds: what would take too long even so is refused before anything is held back."""
 
 _LEFT_OUT = frozenset({"auto.cnf", "#innodb_temp", "#clone", "ib_buffer_pool", "mysql_upgrade_history"})
 """What is of one server only, or made anew. The list of pages to warm up with is of the donor's moment."""
 
-_OTHERS = (
-    "SELECT table_schema AS `schema`, table_name AS name, engine FROM information_schema.tables"
-    " WHERE table_type = 'BASE TABLE' AND engine <> 'InnoDB'"
-    " AND table_schema NOT IN ('mysql', 'sys', 'performance_schema', 'information_schema', 'ndbinfo')"
-    " ORDER BY table_schema, table_name"
-)
 _BEGIN = (
     "SELECT @@GLOBAL.gtid_executed AS executed, @@GLOBAL.server_uuid AS uuid, VERSION() AS version,"
     " UTC_TIMESTAMP(6) AS now, @@GLOBAL.datadir AS folder"
@@ -70,6 +74,11 @@ _CLONES = "SELECT id FROM information_schema.processlist WHERE info LIKE 'CLONE 
 def copy_folder(ctx: InstanceContext) -> Path:
     """Return the folder that a backup's copy is made in."""
     return ctx.data.with_name(f"{ctx.data.name}.{COPY}")
+
+
+def files_folder(ctx: InstanceContext) -> Path:
+    """Return the folder that files are copied into which CLONE does not carry."""
+    return ctx.data.with_name(f"{ctx.data.name}.{COPY}.files")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,17 +120,27 @@ class MySqlBackup(BaseBackup):
         """See `BaseBackup.backup`.
 
         Raises:
-            Terminal: tables that are not InnoDB's (reason `TablesNotCarried`), or no room (`NoSpace`).
+            Terminal: tables that cannot be carried (reason `TablesNotCarried`), no room (`NoSpace`), or a copy for which
+                writes would be held back for too long (`FreezeTooLong`).
+            NotReady: the server cannot be quiesced now (`LongStatement`, `LockNotGranted`).
             Unavailable: the server does not answer, or CLONE failed.
         """
         folder = copy_folder(ctx)
-        await asyncio.to_thread(_remove, folder)
+        await asyncio.to_thread(_clear, ctx)
         try:
-            begin = await self._look(ctx)
+            begin, tables = await self._look(ctx)
             with tracer.start_as_current_span("clone"):
-                started = await self._clone(ctx, folder)
+                if tables:
+                    started, frozen = await self._quiesced(ctx, request, folder)
+                else:
+                    started, frozen = await self._clone(ctx, folder, tables), 0.0
             with tracer.start_as_current_span("start the copy"):
                 found = await self._read(ctx, folder)
+            if tables:
+                if found.executed != started["executed"]:
+                    raise Unavailable("the copy is not of the moment of its tables' files", object=ctx.name)
+                # After the first start of the copy, which makes these tables anew and empty.
+                await asyncio.to_thread(carried.put, files_folder(ctx), folder)
             files = await asyncio.to_thread(_list, folder)
             position = position_of(found.executed)
             if position is None:
@@ -134,22 +153,26 @@ class MySqlBackup(BaseBackup):
                 "binlog_position": str(started["position"]),
             }
             # Read when the copy was complete: it holds nothing later.
-            end = BackupEnd(position, found.line, started["ended"], facts=facts)
+            end = BackupEnd(position, found.line, started["ended"], frozen_seconds=frozen, facts=facts)
             yield MySqlSession(folder, begin, end, files)
         finally:
-            await asyncio.shield(asyncio.to_thread(_remove, folder))
+            await asyncio.shield(asyncio.to_thread(_clear, ctx))
 
     async def abandon(self, ctx: InstanceContext) -> None:
-        """See `BaseBackup.abandon`: a CLONE that nobody waits for is ended, and what it made is removed."""
+        """See `BaseBackup.abandon`: a CLONE that nobody waits for is ended, and what it made is removed.
+
+        Writes are held back no more. An applier that was stopped is started by `configure`.
+        """
         with contextlib.suppress(Unavailable):  # without a server nothing runs
             async with self._kept.use(ctx) as session:
+                await quiesce.release(session)
                 await _kill(session)
-        await asyncio.to_thread(_remove, copy_folder(ctx))
+        await asyncio.to_thread(_clear, ctx)
 
-    async def _look(self, ctx: InstanceContext) -> BackupBegin:
-        """See whether a copy can be made, and where the log is."""
+    async def _look(self, ctx: InstanceContext) -> tuple[BackupBegin, list[Table]]:
+        """See whether a copy can be made, where the log is, and which tables CLONE would leave empty."""
         async with self._kept.use(ctx) as session:
-            await _refuse_others(session)
+            tables = await carried.survey(session)
             row = await session.row(_BEGIN)
             assert row is not None
             line = str(await session.value(_LINE) or "")
@@ -166,20 +189,49 @@ class MySqlBackup(BaseBackup):
         position = position_of(GtidSet.parse(row["executed"]))
         if position is None:
             raise NotReady("nothing was committed yet", object=ctx.name)
-        return BackupBegin(
+        begin = BackupBegin(
             position=position,
             line=line,
             time=_utc(row["now"]),
             system_id="",
             version=str(row["version"]).partition("-")[0],
         )
+        return begin, tables
 
-    async def _clone(self, ctx: InstanceContext, folder: Path) -> Mapping[str, Any]:
+    async def _quiesced(
+        self, ctx: InstanceContext, request: BackupRequest, folder: Path
+    ) -> tuple[Mapping[str, Any], float]:
+        """Copy the other tables' files and CLONE while nothing writes; return what was seen, and for how many seconds."""
+        async with quiesce.reserved(ctx) as session:
+            replica = await follow.is_replica(session)
+            bound = REPLICA_BOUND if replica else request.max_frozen_seconds
+            needed = await asyncio.to_thread(_size, ctx.data)
+            if needed > bound * FASTEST:
+                raise Terminal(
+                    "the copy would take longer than writes may be held back",
+                    object=ctx.name,
+                    cause=f"about {needed} bytes in {bound:g} s, for tables that are not InnoDB's",
+                    fix="ALTER TABLE … ENGINE=InnoDB, so that nothing need be held back",
+                    reason="FreezeTooLong",
+                )
+            async with (
+                follow.paused(ctx, session) if replica else contextlib.nullcontext(),
+                quiesce.frozen(ctx, session, bound) as freeze,
+            ):
+                async with self._kept.use(ctx) as other:
+                    tables = await carried.survey(other)
+                    executed = GtidSet.parse(await other.value("SELECT @@GLOBAL.gtid_executed"))
+                await _take(ctx, tables)
+                started = await self._clone(ctx, folder, tables)
+        return {**started, "executed": executed}, freeze.seconds
+
+    async def _clone(self, ctx: InstanceContext, folder: Path, tables: Sequence[Table]) -> Mapping[str, Any]:
         """Copy on a connection of its own, which is given up with the CLONE when this is cancelled."""
         session = await connect(ctx)
         try:
             await session.execute("CLONE LOCAL DATA DIRECTORY = %s", str(folder), deadline=CLONE_DEADLINE)
-            await _refuse_others(session)  # one may have been made meanwhile
+            if await carried.survey(session) != list(tables):
+                raise NotReady("a table was made that CLONE leaves empty", object=ctx.name, reason="TablesChanged")
             row = await session.row(_BEGIN)
             place = await session.row("SHOW BINARY LOG STATUS")
         except BaseException:
@@ -240,19 +292,16 @@ class MySqlBackup(BaseBackup):
         return Found(GtidSet.parse(executed), line.strip())
 
 
-async def _refuse_others(session: Session) -> None:
-    """Raise Terminal when there are tables that CLONE does not carry: a copy would have them empty."""
-    others = await session.rows(_OTHERS, deadline=60.0)
-    if not others:
-        return
-    names = [f"{one['schema']}.{one['name']} ({one['engine']})" for one in others]
-    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-    raise Terminal(
-        "tables would be empty in a backup: CLONE copies InnoDB's only",
-        object=", ".join(names[:MOST_NAMED]) + more,
-        fix="ALTER TABLE … ENGINE=InnoDB, or drop them",
-        reason="TablesNotCarried",
-    )
+async def _take(ctx: InstanceContext, tables: Sequence[Table]) -> None:
+    """Copy the tables' files. The thread has ended when this has, also by a cancellation."""
+    given_up = threading.Event()
+    copying = asyncio.ensure_future(asyncio.to_thread(carried.take, ctx.data, files_folder(ctx), tables, given_up))
+    try:
+        await asyncio.shield(copying)
+    finally:
+        given_up.set()
+        if not copying.done():
+            await asyncio.wait({copying})
 
 
 async def _kill(session: Session) -> None:
@@ -303,6 +352,11 @@ def _size(data: Path) -> int:
                 with contextlib.suppress(FileNotFoundError):
                     total += (Path(here) / name).stat().st_blocks * 512
     return total
+
+
+def _clear(ctx: InstanceContext) -> None:
+    for folder in (copy_folder(ctx), files_folder(ctx)):
+        _remove(folder)
 
 
 def _remove(folder: Path) -> None:

@@ -1,18 +1,24 @@
 """A replica's channel: whom it follows, whether its threads run, and what stopped them.
 
 Guarantees: following is by GTID, over TLS, by certificate both ways. What a replica has received is thrown away only where
-it cannot be read; then it is fetched again. An applier that stopped for good is left as it is, for `diagnose`.
+it cannot be read; then it is fetched again. An applier that stopped for good is left as it is, for `diagnose`; one that a
+backup has stopped is left until the backup's session ends.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
+from yoban.errors import Unavailable
 from yoban.plugins import InstanceContext, Peer
 
+from yoban_mysql import quiesce
 from yoban_mysql.names import REPLICATION_USER
-from yoban_mysql.session import Refused, Session
+from yoban_mysql.session import Refused, Session, connect
 
 DEADLINE = 30.0
 STATE = """
@@ -21,7 +27,7 @@ SELECT c.host, c.port, c.auto_position AS auto_position, s.service_state AS rece
        (SELECT MAX(last_error_number) FROM performance_schema.replication_applier_status_by_coordinator
          WHERE channel_name = '') AS coordinator_error,
        (SELECT MAX(last_error_number) FROM performance_schema.replication_applier_status_by_worker
-         WHERE channel_name = '') AS worker_error
+         WHERE channel_name = '') AS worker_error, IS_USED_LOCK('yoban.quiesce') AS holder
   FROM performance_schema.replication_connection_configuration AS c
   JOIN performance_schema.replication_connection_status AS s USING (channel_name)
   JOIN performance_schema.replication_applier_status AS a USING (channel_name)
@@ -45,13 +51,47 @@ def applier_error(row: Mapping[str, Any]) -> int:
     return int(row["worker_error"] or 0) or int(row["coordinator_error"] or 0)
 
 
+async def is_replica(session: Session) -> bool:
+    """Whether nothing writes here but what is replicated."""
+    return bool(await session.value("SELECT @@GLOBAL.super_read_only")) and await state(session) is not None
+
+
+@asynccontextmanager
+async def paused(ctx: InstanceContext, session: Session) -> AsyncIterator[None]:
+    """Stop the applier while the body runs; what is received meanwhile is confirmed, and applied later.
+
+    Args:
+        ctx: the instance.
+        session: of `quiesce.reserved`: by it `ensure` leaves the applier alone, and starts it when that session has
+            ended and this has not (the agent died).
+    """
+    try:
+        await session.execute("STOP REPLICA SQL_THREAD", deadline=DEADLINE)
+        yield
+    finally:
+        await asyncio.shield(_resume(ctx))
+
+
+async def _resume(ctx: InstanceContext) -> None:
+    # What fails here is tried again by `ensure`.
+    with contextlib.suppress(Unavailable):
+        session = await connect(ctx)
+        try:
+            row = await state(session)
+            if row is not None and row["applier"] == "OFF" and applier_error(row) in PASSING:
+                await _apply_rest(session)
+        finally:
+            session.drop()
+
+
 async def ensure(session: Session, ctx: InstanceContext, upstream: Peer | None) -> None:
     """Make a replica follow `upstream`, or nobody; with nothing to do it changes nothing."""
     row = await state(session)
+    may_apply = row is None or row["holder"] is None
     if upstream is None:
         if row is not None and row["receiver"] != "OFF":
             await session.execute("STOP REPLICA IO_THREAD", deadline=DEADLINE)
-        if row is not None and row["applier"] == "OFF" and applier_error(row) in PASSING:
+        if row is not None and row["applier"] == "OFF" and applier_error(row) in PASSING and may_apply:
             await _apply_rest(session)
         return
     if row is None:
@@ -59,6 +99,8 @@ async def ensure(session: Session, ctx: InstanceContext, upstream: Peer | None) 
         await _start(session, ctx, upstream)
         return
     if (row["host"], int(row["port"])) != (upstream.host, upstream.port):
+        await quiesce.release(session)
+        may_apply = True
         await session.execute("STOP REPLICA IO_THREAD", deadline=DEADLINE)
         await _turn(session, ctx, upstream)
         row = await state(session)
@@ -68,7 +110,7 @@ async def ensure(session: Session, ctx: InstanceContext, upstream: Peer | None) 
         await session.execute("RESET REPLICA", deadline=DEADLINE)
         await _start(session, ctx, upstream)
         return
-    if row["applier"] == "OFF" and applier_error(row) in PASSING:
+    if row["applier"] == "OFF" and applier_error(row) in PASSING and may_apply:
         await _start(session, ctx, upstream)
     elif row["receiver"] == "OFF":
         await session.execute("START REPLICA IO_THREAD", deadline=DEADLINE)

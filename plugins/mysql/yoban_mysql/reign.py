@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from yoban.errors import Unavailable
 from yoban.plugins import InstanceContext
 
-from yoban_mysql import line
+from yoban_mysql import line, quiesce
 from yoban_mysql.configuration import waits
 from yoban_mysql.line import Line
 from yoban_mysql.session import Session, identifier
@@ -72,6 +72,7 @@ async def close_writes(session: Session) -> None:
     row = await session.row(_STATE)
     assert row is not None
     if not row["closed"]:
+        await quiesce.release(session)  # it would be waited for
         await session.execute("SET GLOBAL super_read_only = ON")
     if row["waits"]:
         await session.execute("SET GLOBAL rpl_semi_sync_source_enabled = OFF")
@@ -109,6 +110,7 @@ async def settle(session: Session) -> bool:
     if row is None or row["closed"]:
         return True
     try:
+        await quiesce.release(session)
         # It is on when no commit is under way any more.
         await session.execute("SET GLOBAL super_read_only = ON")
     except Unavailable:

@@ -11,13 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from yoban.errors import DeadlineExceeded, IntegrityError, NotReady, Unavailable
+from yoban.errors import DeadlineExceeded, IntegrityError, NotReady, Terminal, Unavailable
 from yoban.plugins import BrokenReplica, InstanceContext, Peer, Position, ProgressCallback, Promotion, Replication
 
-from yoban_mysql import clone, follow, line, reign
+from yoban_mysql import carried, clone, follow, line, quiesce, reign
 from yoban_mysql.configure import in_force
 from yoban_mysql.gtid import GtidSet
 from yoban_mysql.positions import position_of
+from yoban_mysql.server import clear
 from yoban_mysql.session import Kept, Session, connect, connect_peer
 from yoban_mysql.stopped import executed
 
@@ -52,10 +53,19 @@ class MySqlReplication(Replication):
         self._kept = kept
 
     async def provision(self, ctx: InstanceContext, donor: Peer, progress: ProgressCallback) -> None:
-        """See `Replication.provision`."""
-        session = await connect_peer(ctx, donor)  # a donor that is down is found before anything is made
-        await session.leave()
+        """See `Replication.provision`.
+
+        Raises:
+            Unavailable: the donor does not serve, the copy failed, or tables would be empty in it (`TablesNotCarried`): a
+                replica without their rows is no replica, and its backups would lack them.
+        """
+        await _refuse_empty(ctx, donor)  # a donor that is down is found before anything is made
         await clone.fetch(ctx, donor, progress)
+        try:
+            await _refuse_empty(ctx, donor)  # one may have been made meanwhile
+        except BaseException:
+            await asyncio.shield(asyncio.to_thread(clear, ctx))
+            raise
 
     async def prepare_follow(self, ctx: InstanceContext, upstream: Peer) -> BrokenReplica | None:
         """See `Replication.prepare_follow`.
@@ -110,6 +120,7 @@ class MySqlReplication(Replication):
         try:
             async with asyncio.timeout(deadline):
                 if not await reign.writable(session):
+                    await quiesce.release(session)  # a backup never delays a promotion
                     await self._apply_everything(ctx, session, deadline)
                     settings = await asyncio.to_thread(in_force, ctx)
                     await reign.open_writes(session, ctx, settings or {})
@@ -163,6 +174,20 @@ class MySqlReplication(Replication):
         if not found.clean:
             raise NotReady("the server was not stopped cleanly", object=ctx.name, cause="its log has no end")
         return position
+
+
+async def _refuse_empty(ctx: InstanceContext, donor: Peer) -> None:
+    session = await connect_peer(ctx, donor)
+    try:
+        tables = await carried.survey(session)
+    except Terminal as error:
+        names, fix = error.object, error.fix
+    else:
+        names, fix = carried.named([f"{one.schema}.{one.name} ({one.engine})" for one in tables]), carried.FIX
+    finally:
+        await session.leave()
+    if names:
+        raise Unavailable("tables would be empty in a new replica", object=names, fix=fix, reason="TablesNotCarried")
 
 
 async def look(ctx: InstanceContext, peer: Peer) -> Upstream:
