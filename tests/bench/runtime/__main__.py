@@ -40,7 +40,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--cards", type=int, nargs="+", default=[200, 1000, 5000], help="sizes (200 1000 5000)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of the sizes below 2000 (5)")
     parser.add_argument("--large-rounds", type=int, default=2, help="rounds of the larger sizes (2)")
-    parser.add_argument("--fault-rounds", type=int, default=2, help="rounds of faults and of the cache's memory (2)")
+    parser.add_argument("--fault-rounds", type=int, default=1, help="rounds of faults and of the cache's memory (1)")
     parser.add_argument("--seconds", type=float, default=8.0, help="seconds of steady changes in a round (8)")
     parser.add_argument("--idle", type=float, default=5.0, help="idle minutes (5)")
     parser.add_argument("--only", nargs="+", choices=MEASURES, default=list(MEASURES), help="measure only these")
@@ -163,7 +163,8 @@ def main() -> int:
     facts: dict[str, object] = {"machine": machine, "versions": versions(contestants), "seconds": seconds}
     print(f"\n{short(seconds / 60)} minutes")
     report(bench, asked, facts)
-    return 1 if bench.results.failures else 0
+    # A peer that does not get there is a result, told in the report; what we cannot measure of ours is a failure.
+    return 1 if any(failure.startswith(f"{OURS}, ") for failure in bench.results.failures) else 0
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ class Sizes:
     hot: int = 100  # changes of one object
     touched: int = 100  # objects that get a pass with nothing to do
     cached: int = 5000  # objects in the cache whose memory is measured
-    fault_rounds: int = 2
+    fault_rounds: int = 1
     faulty: int = 200  # Cards while things break
     changed: int = 50  # of these, changed meanwhile
     outage: float = 10.0  # seconds
