@@ -29,8 +29,8 @@ class EngineUnderTest:
         refused: a setting that is ours.
         admin: a program in the server's container that runs one statement as its administrator, statement last.
         errant: statements that write something on a replica alone, "" where a replica takes none by any means.
-        purge: statements that remove all log but the newest from a primary, behind the operator's back; none where a server
-            keeps what its replicas need.
+        purge: a statement that begins a new file of the log, and one that removes all others behind the operator's back;
+            none where a server keeps what its replicas need.
         role: statements that make a role `auditor` that may read `ledger`; `holds` is a query that tells "1" when it may.
     """
 
