@@ -12,15 +12,18 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import asyncmy
 import pytest
 from yoban.errors import NotReady, Terminal, Unavailable
 from yoban.plugins import BackupRequest, Durability, DurabilityMode, Role
 from yoban.testing.engineharness import copy
 from yoban_mysql import carried, follow, quiesce
+from yoban_mysql.names import SOCKET
+from yoban_mysql.session import Session
 
 from tests.integration.mysql.archive import Archive
 from tests.integration.mysql.test_backup import left
-from tests.integration.mysql.world import Instance, World
+from tests.integration.mysql.world import Instance, World, ask
 
 pytestmark = pytest.mark.server
 
@@ -66,20 +69,20 @@ async def writes(instance: Instance) -> float:
 async def writing(instance: Instance) -> AsyncIterator[list[float]]:
     """Write all the while; the list gets the seconds that each write took."""
     took: list[float] = []
+    enough = asyncio.Event()
 
     async def write() -> None:
-        while True:
+        while not enough.is_set():
             took.append(await writes(instance))
 
+    # Told to end and not cancelled: the driver loses cancellations while it connects and leaves.
     task = asyncio.create_task(write())
     try:
         yield took
     finally:
         await asyncio.sleep(0.2)
-        task.cancel()
-        await asyncio.wait({task})
-        if not task.cancelled():
-            task.result()
+        enough.set()
+        await task
 
 
 async def held(instance: Instance) -> object:
@@ -103,6 +106,10 @@ async def test_tables_of_every_carried_engine_are_whole_after_a_restore_and_repl
     assert await sums(base) == at_backup
     assert await base.value("SELECT COUNT(*) FROM app.memo") == 0, "as after a restart"
     await base.run(*rows(300, 301), "INSERT INTO app.memo VALUES (2)", "DROP TABLE app.`näme/2`")
+    # Nothing that the server wants beside a table's rows is missed.
+    await base.run("RENAME TABLE app.old TO app.older, app.sheet TO app.leaf, app.past TO app.gone")
+    await base.run("ALTER TABLE app.gone ENGINE=InnoDB", "DROP DATABASE app")
+    assert not (base.ctx.data / "app").exists()
     latest = await archive.restore()
     assert await sums(latest) == await sums(primary) != at_backup
     session = await latest.session()
@@ -111,7 +118,9 @@ async def test_tables_of_every_carried_engine_are_whole_after_a_restore_and_repl
     assert [row["msg_text"] for row in checked] == ["OK"] * 4
 
 
-async def test_a_replica_stands_still_and_the_primarys_writers_do_not(world: World) -> None:
+async def test_a_replica_stands_still_and_the_primarys_writers_do_not(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     synchronous = Durability(DurabilityMode.SYNCHRONOUS, 1)
     primary = await world.primary(durability=synchronous)
     replica = await world.replica(primary, durability=synchronous)
@@ -119,11 +128,31 @@ async def test_a_replica_stands_still_and_the_primarys_writers_do_not(world: Wor
     await archive.reigns(primary)
     await primary.run(*MAKE, *rows(1, 100))
     await world.level(replica, primary)
+    take, applied = carried.take, list[object]()
+    counts: list[int] = []
+    rows_there = "SELECT COUNT(*) FROM app.inno"
+    loop = asyncio.get_running_loop()
+
+    def look() -> object:
+        return asyncio.run_coroutine_threadsafe(replica.value(rows_there), loop).result(20)
+
+    # Long enough for a writer that waits for the replica to be told from a busy machine.
+    still = 3.0
     async with writing(primary) as took:
+
+        def taken(*arguments: object) -> None:
+            counts.append(len(took))
+            applied.append(look())
+            time.sleep(still)
+            applied.append(look())
+            counts.append(len(took))
+            take(*arguments)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(carried, "take", taken)
         made = await archive.back_up(replica)
-        count = len(took)
-    assert count > 3
-    assert max(took) < made.end.frozen_seconds, "nobody waited for as long as the replica stood still"
+    assert made.end.frozen_seconds > still
+    assert applied[0] == applied[1], "nothing is applied meanwhile"
+    assert counts[1] - counts[0] > 3 and max(took) < still, "the primary's commits are confirmed meanwhile"
     await replica.until("SELECT service_state = 'ON' FROM performance_schema.replication_applier_status")
     await world.level(replica, primary)
     assert await sums(replica) == await sums(primary)
@@ -352,6 +381,60 @@ async def test_an_agent_that_died_lets_go_at_once_and_the_next_one_starts_the_ap
     await world.level(replica, primary)
     assert await replica.value("SELECT COUNT(*) FROM app.inno") == 1
     session.drop()
+
+
+async def test_a_users_lock_of_the_same_name_keeps_no_replica_from_applying(world: World) -> None:
+    primary = await world.primary()
+    replica = await world.replica(primary)
+    await primary.run(*MAKE)
+    await world.level(replica, primary)
+    await primary.run("CREATE USER squatter@localhost IDENTIFIED BY 'words'")
+    await world.level(replica, primary)
+    squatter = await asyncmy.connect(
+        unix_socket=str(replica.ctx.run / SOCKET), user="squatter", password=b"words", autocommit=True
+    )
+    try:
+        assert await ask(squatter, f"SELECT GET_LOCK('{quiesce.NAME}', 0)") == [(1,)]
+        await replica.run("STOP REPLICA SQL_THREAD")
+        await primary.run("INSERT INTO app.inno VALUES (1, 'later')")
+        await replica.care(upstream=primary, role=Role.REPLICA)
+        await world.level(replica, primary)
+        with pytest.raises(NotReady) as caught:
+            await copy(world.engine, replica.ctx)
+        assert caught.value.reason == "Quiesced" and "squatter" in caught.value.cause
+        assert left(replica) == ["data"]
+    finally:
+        await squatter.ensure_closed()
+    await copy(world.engine, replica.ctx)
+
+
+async def test_time_spent_waiting_for_the_lock_is_not_added_to_what_a_frozen_agent_holds(
+    world: World, tmp_path: Path
+) -> None:
+    primary = await world.primary()
+    await primary.run(*MAKE)
+    other = await primary.session()
+    await other.execute("LOCK TABLES app.old WRITE")
+    bound = 3 * quiesce.LOCK_WAIT + 2
+    begun = time.monotonic()
+    unlocked = asyncio.create_task(_unlock_when_waited_for(primary, other))
+    async with agent(primary, tmp_path, bound, "primary") as child:
+        child.send_signal(signal.SIGSTOP)
+        asked = await unlocked
+        await _patient(primary)
+        assert time.monotonic() - asked < bound + 0.5
+        assert await held(primary) is None
+    assert begun < asked
+
+
+async def _unlock_when_waited_for(instance: Instance, other: Session) -> float:
+    """Let go of a table a second after the global lock was asked for; return when it was asked for."""
+    await instance.until("SELECT COUNT(*) FROM performance_schema.threads WHERE processlist_info LIKE 'FLUSH TABLES%'")
+    asked = time.monotonic()
+    await asyncio.sleep(0.6 * quiesce.LOCK_WAIT)
+    await other.execute("UNLOCK TABLES")
+    other.drop()
+    return asked
 
 
 async def test_a_promotion_ends_a_backup_that_holds_writes_back(world: World, tmp_path: Path) -> None:
