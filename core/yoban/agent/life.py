@@ -36,6 +36,8 @@ CARE_DEADLINE = 20.0
 ACCOUNTS_DEADLINE = 100.0
 """Engines know better how long theirs take; this only bounds one that hangs."""
 DIAGNOSE_EVERY = 10.0
+TELL_FOR = 30.0
+"""Seconds for which it stays told that data had to be copied anew, so that the operator hears of it in any case."""
 ACCOUNTS_EVERY = 30.0
 IDENTITY_FOR = 5.0
 COSTLY = 120.0
@@ -111,6 +113,7 @@ class Life:
         self._restorer = restorer
         self._identity: tuple[float, Identity] = (-IDENTITY_FOR, Identity.NO_STORE)
         self._broken = ""
+        self._told_until = float("-inf")
         self._diagnosed = 0.0
         self._accounts: tuple[float, object] = (0.0, None)
         self._last: Decision | None = None
@@ -324,6 +327,13 @@ class Life:
             log.debug("diagnosis failed: %s", error)
             return
         self._broken = broken.why if broken is not None and broken.rebuild else ""
+        if broken is not None or now >= self._told_until:
+            self._tell_broken(broken)
+
+    def _tell_broken(self, broken: BrokenReplica | None) -> None:
+        """Tell why this replica cannot follow, for long enough: a small copy is made before anybody asks again."""
+        if broken is not None and broken.rebuild:
+            self._told_until = self._instance.clock.monotonic() + TELL_FOR
         self._instance.board.problem("replica", _problem(broken))
 
     def _tell(self, now: Situation, decision: Decision) -> None:
@@ -445,7 +455,7 @@ class Life:
             broken = await replication.prepare_follow(context, upstream)
             if broken is not None and broken.rebuild:
                 log.warning("this data cannot follow %s any more: %s", upstream.name, broken.why)
-                instance.board.problem("replica", _problem(broken))
+                self._tell_broken(broken)
                 await bootstrap.provision(instance, upstream)
         await bootstrap.reign(context, reigned=False)
         await self._configure(Role.REPLICA, upstream, running=False)

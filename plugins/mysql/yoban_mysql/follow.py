@@ -21,18 +21,18 @@ from yoban_mysql.names import REPLICATION_USER
 from yoban_mysql.session import Refused, Session, connect
 
 DEADLINE = 30.0
-STATE = """
+STATE = f"""
 SELECT c.host, c.port, c.auto_position AS auto_position, s.service_state AS receiver, s.last_error_number AS receive_error,
        s.last_error_message AS receive_message, s.received_transaction_set AS received, a.service_state AS applier,
        (SELECT MAX(last_error_number) FROM performance_schema.replication_applier_status_by_coordinator
          WHERE channel_name = '') AS coordinator_error,
        (SELECT MAX(last_error_number) FROM performance_schema.replication_applier_status_by_worker
-         WHERE channel_name = '') AS worker_error, IS_USED_LOCK('yoban.quiesce') AS holder
+         WHERE channel_name = '') AS worker_error, {quiesce.HOLDER} AS holder
   FROM performance_schema.replication_connection_configuration AS c
   JOIN performance_schema.replication_connection_status AS s USING (channel_name)
   JOIN performance_schema.replication_applier_status AS a USING (channel_name)
  WHERE c.channel_name = ''
-"""
+"""  # noqa: S608 (a constant)
 UNREADABLE = frozenset({1594, 13121, 13122, 13125})
 """Relay logs that cannot be read: cut or damaged in a crash."""
 STALE = frozenset({1201, 1871, 1872, 13117, 13118, 13124})

@@ -10,6 +10,7 @@ Does not guarantee that nobody waits: a statement that began just before the loc
 `lock_wait_timeout`, and whoever uses that statement's tables until it ends.
 
 Whoever holds writes back holds the named lock `NAME` too, from before the applier is stopped. By it others find the session.
+Any user can take a lock of that name: it counts only when it is a session of the agent's account that has it.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from dataclasses import dataclass
 from yoban.errors import NotReady, Terminal, Unavailable
 from yoban.plugins import InstanceContext
 
+from yoban_mysql.names import AGENT
 from yoban_mysql.session import Refused, Session, connect
 
 LONG = 1
@@ -33,8 +35,17 @@ LOCK_WAIT = 2
 ASKING = 10.0
 """Deadline of the statement: it may wait for two locks and for tables in use, each bounded by `LOCK_WAIT`."""
 NAME = "yoban.quiesce"
-HOLDER = f"IS_USED_LOCK('{NAME}')"
-"""The connection that holds writes back, or is about to; NULL when there is none."""
+HOLDER = (
+    "(SELECT processlist_id FROM performance_schema.threads"  # noqa: S608 (constants)
+    f" WHERE processlist_id = IS_USED_LOCK('{NAME}') AND processlist_user = '{AGENT}')"
+)
+"""The agent's connection that holds writes back, or is about to; NULL when there is none."""
+MARGIN = 0.5
+"""Seconds that we end before the server does, so that a copy that was too slow is told from a lock that was lost."""
+_OWNER = (
+    "SELECT processlist_id AS id, processlist_user AS user FROM performance_schema.threads"  # noqa: S608 (a constant)
+    f" WHERE processlist_id = IS_USED_LOCK('{NAME}')"
+)
 TIMED_OUT = 1205
 ENDING = 5.0
 
@@ -64,7 +75,14 @@ async def reserved(ctx: InstanceContext) -> AsyncIterator[Session]:
     session = await connect(ctx)
     try:
         if await session.value(f"SELECT GET_LOCK('{NAME}', 0)") != 1:
-            raise NotReady("writes are held back already", object=ctx.name, reason="Quiesced")
+            owner = await session.row(_OWNER)
+            raise NotReady(
+                "writes are held back already",
+                object=ctx.name,
+                cause=f"connection {owner['id']} of {owner['user']} has the lock {NAME}" if owner else "",
+                fix="wait for it, or end that connection; the backup is made again",
+                reason="Quiesced",
+            )
         yield session
     finally:
         # Closing the socket is enough, and cannot wait for anything.
@@ -78,7 +96,7 @@ async def frozen(ctx: InstanceContext, session: Session, bound: float) -> AsyncI
     Args:
         ctx: the instance.
         session: of `reserved`. It is not to be used by the body: it must be idle for the server to end it.
-        bound: seconds, from when the lock is asked for.
+        bound: seconds, from when the lock is asked for. Both we and the server keep to it; the wait for the lock counts.
 
     Raises:
         NotReady: a long statement runs (reason `LongStatement`), or the lock was not granted (`LockNotGranted`).
@@ -86,7 +104,9 @@ async def frozen(ctx: InstanceContext, session: Session, bound: float) -> AsyncI
         Unavailable: the lock was lost before the body was done: what it made is worthless.
     """
     await _refuse_long(ctx, session)
-    await session.execute("SET SESSION lock_wait_timeout = %s, wait_timeout = %s", LOCK_WAIT, max(1, int(bound)))
+    # Until more is known: who is frozen as soon as the lock is granted has waited for three of them, at worst.
+    least = max(1, int(bound) - 3 * LOCK_WAIT)
+    await session.execute("SET SESSION lock_wait_timeout = %s, wait_timeout = %s", LOCK_WAIT, least)
     asked = time.monotonic()
     freeze = Freeze(session)
     try:
@@ -102,9 +122,11 @@ async def frozen(ctx: InstanceContext, session: Session, bound: float) -> AsyncI
                 fix="see which statements or LOCK TABLES hold locks for long; the backup is made again",
                 reason="LockNotGranted",
             ) from error
-        left = bound - (time.monotonic() - asked)
+        left = max(1, int(bound - (time.monotonic() - asked)))
         try:
-            async with asyncio.timeout(left) as limit:
+            # The session's last statement until the end: from here on the server counts.
+            await session.execute("SET SESSION wait_timeout = %s", left)
+            async with asyncio.timeout(left - MARGIN) as limit:
                 yield freeze
         except TimeoutError as error:
             if not limit.expired():

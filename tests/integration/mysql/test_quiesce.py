@@ -12,15 +12,17 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import asyncmy
 import pytest
 from yoban.errors import NotReady, Terminal, Unavailable
 from yoban.plugins import BackupRequest, Durability, DurabilityMode, Role
 from yoban.testing.engineharness import copy
 from yoban_mysql import carried, follow, quiesce
+from yoban_mysql.names import SOCKET
 
 from tests.integration.mysql.archive import Archive
 from tests.integration.mysql.test_backup import left
-from tests.integration.mysql.world import Instance, World
+from tests.integration.mysql.world import Instance, World, ask
 
 pytestmark = pytest.mark.server
 
@@ -352,6 +354,31 @@ async def test_an_agent_that_died_lets_go_at_once_and_the_next_one_starts_the_ap
     await world.level(replica, primary)
     assert await replica.value("SELECT COUNT(*) FROM app.inno") == 1
     session.drop()
+
+
+async def test_a_users_lock_of_the_same_name_keeps_no_replica_from_applying(world: World) -> None:
+    primary = await world.primary()
+    replica = await world.replica(primary)
+    await primary.run(*MAKE)
+    await world.level(replica, primary)
+    await primary.run("CREATE USER squatter@localhost IDENTIFIED BY 'words'")
+    await world.level(replica, primary)
+    squatter = await asyncmy.connect(
+        unix_socket=str(replica.ctx.run / SOCKET), user="squatter", password=b"words", autocommit=True
+    )
+    try:
+        assert await ask(squatter, f"SELECT GET_LOCK('{quiesce.NAME}', 0)") == [(1,)]
+        await replica.run("STOP REPLICA SQL_THREAD")
+        await primary.run("INSERT INTO app.inno VALUES (1, 'later')")
+        await replica.care(upstream=primary, role=Role.REPLICA)
+        await world.level(replica, primary)
+        with pytest.raises(NotReady) as caught:
+            await copy(world.engine, replica.ctx)
+        assert caught.value.reason == "Quiesced" and "squatter" in caught.value.cause
+        assert left(replica) == ["data"]
+    finally:
+        await squatter.ensure_closed()
+    await copy(world.engine, replica.ctx)
 
 
 async def test_a_promotion_ends_a_backup_that_holds_writes_back(world: World, tmp_path: Path) -> None:
