@@ -1,0 +1,166 @@
+"""What breaks in a real run, planned from the seed before it begins, and how it is done."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING
+
+from deploy.lab.apiserver import LocalApiServer
+from deploy.lab.fault_rules import Action, Fault
+from deploy.lab.proxy import FaultProxy
+
+if TYPE_CHECKING:
+    from tests.simulation.real.world import RealWorld
+
+WRITES = "POST|PUT|PATCH|DELETE"
+SERVER = ("restart", "crash", "compact", "stall")
+"""Blows to the server, one at a time: each takes seconds."""
+PROCESS = ("kill", "term")
+PROXY = ("pause", "cut", "break")
+RULES: dict[str, dict[str, object]] = {
+    "delay": {"action": Action.DELAY, "watch": False},
+    "drop": {"action": Action.DROP},
+    "lose": {"action": Action.LOSE, "method": WRITES},
+    "busy": {"action": Action.ANSWER, "status": 429, "retry_after": 1},
+    "failed": {"action": Action.ANSWER, "status": 500},
+    "page": {"action": Action.ANSWER, "status": 502, "html": True},
+    "conflict": {"action": Action.ANSWER, "method": WRITES, "status": 409},
+    "gone": {"action": Action.ANSWER, "status": 410, "watch": True},
+    "expire": {"action": Action.EXPIRE, "watch": True},
+    "corrupt": {"action": Action.CORRUPT, "watch": True},
+    "end": {"action": Action.END, "watch": True},
+    "cut_watch": {"action": Action.CUT, "watch": True},
+    "silence": {"action": Action.SILENCE, "watch": True},
+}
+OF_WATCHES = ("gone", "expire", "corrupt", "end", "cut_watch", "silence")
+
+
+@dataclass(frozen=True, slots=True)
+class Blow:
+    """One thing that breaks.
+
+    Attributes:
+        at: seconds from the beginning.
+        slot: whose; of no account for blows to the server.
+        seconds: how long it lasts, or how long a delay is.
+        times: how many requests a rule acts on.
+        after: after how many events it acts on a watch.
+    """
+
+    at: float
+    kind: str
+    slot: int
+    seconds: float
+    times: int
+    after: int
+
+    def __str__(self) -> str:
+        return f"{self.at:5.1f} s {self.kind} of r{self.slot}, {self.seconds:.1f} s, {self.times} times, after {self.after}"
+
+
+def plan(seed: int, replicas: int, duration: float, every: float) -> list[Blow]:
+    """All blows of `seed`, in their order: one about each `every` seconds, and a share of all 40 s for the server."""
+    random = Random(f"{seed} plan")
+
+    def blow(at: float, kind: str, longest: float) -> Blow:
+        seconds = random.choice((random.uniform(0.1, 1.0), random.uniform(1.0, longest)))
+        return Blow(at, kind, random.randrange(replicas), seconds, random.randint(1, 6), random.randint(0, 3))
+
+    blows, at = [], random.expovariate(1 / every)
+    kinds = (*PROCESS, *PROXY, *PROXY, "external", *RULES)
+    while at < duration:
+        blows.append(blow(at, random.choice(kinds), 9.0))
+        at += random.expovariate(1 / every)
+    shares = max(1, round(duration / 40))
+    for share in range(shares):
+        at = duration * (share + random.uniform(0.2, 0.6)) / shares
+        blows.append(blow(at, random.choice(SERVER), 5.0))
+    return sorted(blows, key=lambda blow: blow.at)
+
+
+class RealNemesis:
+    """Carries a plan out."""
+
+    def __init__(self, world: RealWorld, api: LocalApiServer, proxies: Sequence[FaultProxy], blows: list[Blow]) -> None:
+        self.struck = 0
+        self._world = world
+        self._api = api
+        self._proxies = proxies
+        self._blows = blows
+        self._ends: set[asyncio.Task[None]] = set()
+        self._server = asyncio.Lock()
+
+    async def run(self, every: float) -> None:
+        """Strike as planned."""
+        start = self._world.loop.time()
+        for blow in self._blows:
+            await asyncio.sleep(max(0.0, start + blow.at - self._world.loop.time()))
+            self._world.trace("nemesis", str(blow))
+            task = asyncio.create_task(self._strike(blow), name=f"blow {blow.kind}")
+            self._ends.add(task)
+            task.add_done_callback(self._ends.discard)
+            self.struck += 1
+
+    async def _strike(self, blow: Blow) -> None:
+        if blow.kind in SERVER:
+            async with self._server:
+                await self._strike_server(blow)
+        elif blow.kind in PROCESS:
+            for replica in [one for one in self._world.living if one.slot == blow.slot]:
+                replica.kill() if blow.kind == "kill" else replica.stop()
+        elif blow.kind in RULES:
+            self._rule(blow)
+        elif blow.kind == "external":
+            self._world.external.failing = 0.5
+            await asyncio.sleep(blow.seconds)
+            self._world.external.failing = 0.0
+        else:
+            await self._strike_proxy(blow.kind, self._proxies[blow.slot], blow.seconds)
+
+    async def _strike_proxy(self, kind: str, proxy: FaultProxy, seconds: float) -> None:
+        if kind == "pause":
+            proxy.pause()
+            await asyncio.sleep(seconds)
+            proxy.resume()
+        elif kind == "cut":
+            await proxy.refuse()
+            await asyncio.sleep(seconds)
+            await proxy.listen()
+        else:
+            proxy.cut()
+
+    def _rule(self, blow: Blow) -> None:
+        proxy = self._proxies[blow.slot]
+        more = {"seconds": min(blow.seconds, 3.0), "times": blow.times, "after": blow.after}
+        proxy.add(Fault(**{**RULES[blow.kind], **more}))  # type: ignore[arg-type]
+        if blow.kind in OF_WATCHES:
+            proxy.cut()  # rules meet new watches only
+
+    async def _strike_server(self, blow: Blow) -> None:
+        api = self._api
+        if blow.kind == "stall":
+            api.freeze()
+            await asyncio.sleep(blow.seconds)
+            api.thaw()
+            return
+        await asyncio.to_thread(api.stop if blow.kind == "restart" else api.kill)
+        await asyncio.sleep(blow.seconds)
+        if blow.kind == "compact":
+            await asyncio.to_thread(api.compact)
+        await asyncio.to_thread(api.start)
+
+    async def heal(self) -> None:
+        """Everything works again when this returns, however far a blow has got."""
+        for task in list(self._ends):
+            if not self._server.locked() or task.get_name() not in {f"blow {kind}" for kind in SERVER}:
+                task.cancel()
+        await asyncio.gather(*self._ends, return_exceptions=True)
+        self._world.external.failing = 0.0
+        for proxy in self._proxies:
+            proxy.clear()
+            proxy.resume()
+            proxy.cut()  # what a rule holds already it goes on holding
+            await proxy.listen()
