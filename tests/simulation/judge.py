@@ -26,7 +26,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from yoban.kube.informer import Handler, Informer
@@ -85,6 +85,8 @@ class Judge:
         self.acts = 0
         self.exempt = 0
         """Acts in the instant in which a process went on."""
+        self.on_told: Callable[[Resource, Obj], object] = lambda resource, obj: None
+        """Called with what a replica's handlers are told, before the replica can act on it."""
         self.writes = 0
         self.wrote_at = 0.0
         self.reconciles = 0
@@ -106,6 +108,11 @@ class Judge:
         """Raise the first violation."""
         if self.violations:
             raise self.violations[0]
+
+    @property
+    def terms(self) -> int:
+        """How many terms there were in which somebody acted."""
+        return len(self._terms)
 
     # -- leader ------------------------------------------------------------------------------------------------------
 
@@ -182,11 +189,13 @@ class Judge:
             )
 
         def on_add(obj: Obj, initial: bool) -> None:
+            self.on_told(informer.resource, obj)
             if key_of(obj) in told:
                 wrong("a second addition", obj)
             told[key_of(obj)] = obj
 
         def on_update(old: Obj, new: Obj) -> None:
+            self.on_told(informer.resource, new)
             known = told.get(key_of(new))
             if known is None or uid_of(known) != uid_of(new) or known is not old:
                 wrong("an update of something else than is known", new)

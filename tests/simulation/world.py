@@ -7,7 +7,7 @@ import contextvars
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import count
 from random import Random
 
@@ -61,7 +61,7 @@ class Options:
     weather: Weather
     force: tuple[str, ...] = ()
     detect_mutation: bool = False
-    reflector: ReflectorSettings = ReflectorSettings()
+    reflector: ReflectorSettings = field(default_factory=ReflectorSettings)
     confirm: float = CONFIRM
 
 

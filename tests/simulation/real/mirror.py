@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from yoban.kube.client import Client
@@ -170,9 +170,7 @@ class Mirror:
             method, path, body, content_type = await self._asked.get()
             while True:
                 try:
-                    await client.transport.request(
-                        method, path, body=body, content_type=content_type, deadline=10.0
-                    )
+                    await client.transport.request(method, path, body=body, content_type=content_type, deadline=10.0)
                     break
                 except ApiError:
                     await asyncio.sleep(AGAIN)

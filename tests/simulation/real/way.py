@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -42,11 +42,30 @@ class RealNetwork:
         self.trace = trace
         self.on_send: Callable[[Process, Request], None] = lambda process, request: None
         self.requests = 0
+        self.expired = 0
+        """How often the server itself, not a proxy, said 410."""
         self.closing: set[asyncio.Task[None]] = set()
 
     def link(self, process: Process, slot: int, random: Random) -> RealLink:
         """The way of a new process in `slot`."""
         return RealLink(self, process, self.ways[slot])
+
+
+class _Heard:
+    """A stream that counts what the server itself says."""
+
+    def __init__(self, network: RealNetwork, stream: Any) -> None:
+        self._network = network
+        self._stream = stream
+        self.status: int = stream.status
+        self.headers: Mapping[str, str] = stream.headers
+
+    async def read(self) -> bytes:
+        """See `Stream.read`."""
+        piece: bytes = await self._stream.read()
+        if b'"code":410' in piece and b"fault proxy" not in piece:
+            self._network.expired += 1
+        return piece
 
 
 class RealLink:
@@ -80,7 +99,7 @@ class RealLink:
         """See `Transport.stream`."""
         self._note("GET", target, None)
         async with self._http.stream(target, deadline=deadline) as stream:
-            yield stream
+            yield _Heard(self._network, stream)
 
     async def close(self) -> None:
         """See `Transport.close`."""
