@@ -15,6 +15,8 @@ from deploy.lab.proxy import FaultProxy
 if TYPE_CHECKING:
     from tests.simulation.real.world import RealWorld
 
+LEADER = -1
+"""In the place of a slot: whoever holds the Lease then."""
 WRITES = "POST|PUT|PATCH|DELETE"
 SERVER = ("restart", "crash", "compact", "stall")
 """Blows to the server, one at a time: each takes seconds."""
@@ -44,7 +46,7 @@ class Blow:
 
     Attributes:
         at: seconds from the beginning.
-        slot: whose; of no account for blows to the server.
+        slot: whose, or `LEADER`; of no account for blows to the server.
         seconds: how long it lasts, or how long a delay is.
         times: how many requests a rule acts on.
         after: after how many events it acts on a watch.
@@ -58,7 +60,8 @@ class Blow:
     after: int
 
     def __str__(self) -> str:
-        return f"{self.at:5.1f} s {self.kind} of r{self.slot}, {self.seconds:.1f} s, {self.times} times, after {self.after}"
+        whose = "the leader" if self.slot == LEADER else f"r{self.slot}"
+        return f"{self.at:5.1f} s {self.kind} of {whose}, {self.seconds:.1f} s, {self.times} times, after {self.after}"
 
 
 def plan(seed: int, replicas: int, duration: float, every: float) -> list[Blow]:
@@ -67,7 +70,10 @@ def plan(seed: int, replicas: int, duration: float, every: float) -> list[Blow]:
 
     def blow(at: float, kind: str, longest: float) -> Blow:
         seconds = random.choice((random.uniform(0.1, 1.0), random.uniform(1.0, longest)))
-        return Blow(at, kind, random.randrange(replicas), seconds, random.randint(1, 6), random.randint(0, 3))
+        slot = random.randrange(replicas)
+        if kind in (*PROCESS, *PROXY) and random.random() < 0.6:
+            slot = LEADER  # what it suffers matters most
+        return Blow(at, kind, slot, seconds, random.randint(1, 6), random.randint(0, 3))
 
     blows, at = [], random.expovariate(1 / every)
     kinds = (*PROCESS, *PROXY, *PROXY, "external", *RULES)
@@ -109,7 +115,8 @@ class RealNemesis:
             async with self._server:
                 await self._strike_server(blow)
         elif blow.kind in PROCESS:
-            for replica in [one for one in self._world.living if one.slot == blow.slot]:
+            slot = self._slot(blow)
+            for replica in [one for one in self._world.living if one.slot == slot]:
                 replica.kill() if blow.kind == "kill" else replica.stop()
         elif blow.kind in RULES:
             self._rule(blow)
@@ -118,7 +125,13 @@ class RealNemesis:
             await asyncio.sleep(blow.seconds)
             self._world.external.failing = 0.0
         else:
-            await self._strike_proxy(blow.kind, self._proxies[blow.slot], blow.seconds)
+            await self._strike_proxy(blow.kind, self._proxies[self._slot(blow)], blow.seconds)
+
+    def _slot(self, blow: Blow) -> int:
+        if blow.slot != LEADER:
+            return blow.slot
+        leader = self._world.leader()
+        return leader.slot if leader is not None else 0
 
     async def _strike_proxy(self, kind: str, proxy: FaultProxy, seconds: float) -> None:
         if kind == "pause":

@@ -24,7 +24,7 @@ from yoban.kube.client import Client
 from yoban.kube.config import load_config
 from yoban.kube.errors import NotFound
 from yoban.kube.reflector import ReflectorSettings
-from yoban.kube.resource import CUSTOM_RESOURCE_DEFINITION, NAMESPACE
+from yoban.kube.resource import CUSTOM_RESOURCE_DEFINITION, LEASE, NAMESPACE
 
 from deploy.lab.apiserver import LocalApiServer
 from deploy.lab.proxy import FaultProxy
@@ -36,6 +36,7 @@ from tests.simulation.processes import Processes
 from tests.simulation.real.mirror import Mirror
 from tests.simulation.real.nemesis import SERVER, Blow, RealNemesis, plan
 from tests.simulation.real.way import RealNetwork, Way
+from tests.simulation.replica import Replica
 from tests.simulation.weather import CALM
 from tests.simulation.world import Options, World, silent
 
@@ -103,6 +104,14 @@ class RealWorld(World):
     def _make_nemesis(self) -> RealNemesis:  # type: ignore[override]
         self.nemesis = RealNemesis(self, self._api, [way.proxy for way in self._ways], self.blows)
         return self.nemesis
+
+    def leader(self) -> Replica | None:
+        """Who holds the Lease, None for nobody that lives."""
+        lease = self.server.find(LEASE, *LEASE_KEY)
+        holder = lease["spec"].get("holderIdentity") if lease is not None else ""
+        return next(
+            (one for one in self.living if holder and getattr(one, "lock", None) and one.lock.identity == holder), None
+        )
 
     async def _heal(self) -> None:
         await self.nemesis.heal()
