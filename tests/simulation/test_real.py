@@ -14,8 +14,8 @@ from tests.simulation.real.nemesis import LEADER, SERVER, plan
 from tests.simulation.real.world import again, run_real
 from tests.simulation.test_simulation import command
 
-SEED, DURATION = 4, 30.0
-"""The server is taken down in it, and restarted on a compacted history; leaders change."""
+SEED, DURATION = 8, 30.0
+"""Three replicas; the server is killed in it and started on a compacted history; leaders lose their Lease, or are killed."""
 
 
 @pytest.mark.server

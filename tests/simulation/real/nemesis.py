@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 
 LEADER = -1
 """In the place of a slot: whoever holds the Lease then."""
+LEASE_LOST = 8.0  # seconds without its Lease after which another replica leads
 WRITES = "POST|PUT|PATCH|DELETE"
 SERVER = ("restart", "crash", "compact", "stall")
 """Blows to the server, one at a time: each takes seconds."""
 PROCESS = ("kill", "term")
-PROXY = ("pause", "cut", "break")
+PROXY = ("pause", "cut", "break", "lease")
 RULES: dict[str, dict[str, object]] = {
     "delay": {"action": Action.DELAY, "watch": False},
     "drop": {"action": Action.DROP},
@@ -142,6 +143,11 @@ class RealNemesis:
             await proxy.refuse()
             await asyncio.sleep(seconds)
             await proxy.listen()
+        elif kind == "lease":
+            # All but the Lease can be had: who does not stop by itself has every means to go on.
+            lost = proxy.drop("/leases/", times=None)
+            await asyncio.sleep(max(seconds, LEASE_LOST))
+            proxy.remove(lost)
         else:
             proxy.cut()
 
