@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -66,7 +66,9 @@ class Blow:
 
 
 def plan(seed: int, replicas: int, duration: float, every: float) -> list[Blow]:
-    """All blows of `seed`, in their order: one about each `every` seconds, and a share of all 40 s for the server."""
+    """All blows of `seed`, in their order: one about each `every` seconds; for each 40 s one to the server, and later
+    one that keeps the leader from its Lease and from nothing else, alone for as long as it lasts.
+    """
     random = Random(f"{seed} plan")
 
     def blow(at: float, kind: str, longest: float) -> Blow:
@@ -83,8 +85,11 @@ def plan(seed: int, replicas: int, duration: float, every: float) -> list[Blow]:
         at += random.expovariate(1 / every)
     shares = max(1, round(duration / 40))
     for share in range(shares):
-        at = duration * (share + random.uniform(0.2, 0.6)) / shares
+        at = duration * (share + random.uniform(0.1, 0.3)) / shares
         blows.append(blow(at, random.choice(SERVER), 5.0))
+        at = duration * (share + 0.65) / shares
+        blows = [one for one in blows if one.kind in RULES or not at - 1.0 < one.at < at + LEASE_LOST]
+        blows.append(replace(blow(at, "lease", LEASE_LOST), slot=LEADER))
     return sorted(blows, key=lambda blow: blow.at)
 
 

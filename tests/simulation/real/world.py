@@ -57,7 +57,7 @@ def options_of(seed: int, duration: float) -> Options:
         timings=(6.0, 4.0, 0.5, 1.0),
         consistent=random.random() < 0.3,
         look_again=None,
-        watchdog=True,
+        watchdog=random.random() < 0.5,
         duration=duration,
         user_every=0.7,
         strike_every=STRIKE_EVERY,
