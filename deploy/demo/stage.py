@@ -84,13 +84,22 @@ class Stage:
         Raises:
             LabError: there is not exactly one such process.
         """
+        pid = self.process(kubectl, pod, module)
+        os.kill(pid, number)
+        return pid
+
+    def process(self, kubectl: Kubectl, pod: str, module: str) -> int:
+        """Return the pid on this machine of the process of a Pod whose command line has `module`.
+
+        Raises:
+            LabError: there is not exactly one such process.
+        """
         self._own()
         value = kubectl.get("pod", pod)
         uid = value["metadata"]["uid"] if value is not None else "?"
         found = [pid for pid in _processes() if _belongs(pid, uid) and module in _command(pid)]
         if len(found) != 1:
             raise LabError(f"{len(found)} processes of Pod {pod} run {module}")
-        os.kill(found[0], number)
         return found[0]
 
     def wait_process_gone(self, pid: int, *, deadline: float) -> None:

@@ -12,7 +12,7 @@ from random import Random
 
 from yoban.errors import Retryable
 
-from tests.simulation.processes import Process, ProcessLoop
+from tests.simulation.processes import Process, Processes
 
 TIMEOUT = 5.0  # seconds for a call
 
@@ -26,7 +26,7 @@ class External:
         failing: chance that a call fails before, or after, it was carried out.
     """
 
-    def __init__(self, loop: ProcessLoop) -> None:
+    def __init__(self, loop: Processes) -> None:
         self.things: dict[str, tuple[int, int]] = {}
         self.gone: set[str] = set()
         self.failing = 0.0

@@ -26,21 +26,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Protocol
 
 from yoban.kube.informer import Handler, Informer
 from yoban.kube.objects import Obj, ObjectKey, generation_of, is_deleting, key_of, resource_version_of, uid_of
-from yoban.kube.resource import CONFIG_MAP, LEASE
+from yoban.kube.resource import CONFIG_MAP, LEASE, Resource
 from yoban.kube.workqueue import WorkQueue
 from yoban.testing.apirequest import Request
-from yoban.testing.apiserver import FakeApiServer
 from yoban.testing.apiwatch import Change
 
 from tests.simulation.operator import CARD_LABEL, FINALIZER, LEASE_KEY, WIDGET, card_name
 
 if TYPE_CHECKING:
     from tests.simulation.external import External
-    from tests.simulation.processes import Process, ProcessLoop
+    from tests.simulation.processes import Process, Processes
     from tests.simulation.replica import Replica
 
 BOUND = 300.0
@@ -63,14 +63,30 @@ class Violation(Exception):
         return Violation, self._made_of
 
 
+class Stored(Protocol):
+    """What the server has stored: the model of an API server itself, or what is known of a real one."""
+
+    @property
+    def watchers(self) -> int:
+        """Open watches of the replicas."""
+
+    def find(self, resource: Resource, namespace: str, name: str) -> Obj | None:
+        """One object."""
+
+    def objects(self, resource: Resource) -> Iterable[Obj]:
+        """All of a kind."""
+
+
 class Judge:
     """See the module."""
 
-    def __init__(self, loop: ProcessLoop, server: FakeApiServer, external: External) -> None:
+    def __init__(self, loop: Processes, server: Stored, external: External) -> None:
         self.violations: list[Violation] = []
         self.acts = 0
         self.exempt = 0
         """Acts in the instant in which a process went on."""
+        self.on_told: Callable[[Resource, Obj], object] = lambda resource, obj: None
+        """Called with what a replica's handlers are told, before the replica can act on it."""
         self.writes = 0
         self.wrote_at = 0.0
         self.reconciles = 0
@@ -92,6 +108,11 @@ class Judge:
         """Raise the first violation."""
         if self.violations:
             raise self.violations[0]
+
+    @property
+    def terms(self) -> int:
+        """How many terms there were in which somebody acted."""
+        return len(self._terms)
 
     # -- leader ------------------------------------------------------------------------------------------------------
 
@@ -168,11 +189,13 @@ class Judge:
             )
 
         def on_add(obj: Obj, initial: bool) -> None:
+            self.on_told(informer.resource, obj)
             if key_of(obj) in told:
                 wrong("a second addition", obj)
             told[key_of(obj)] = obj
 
         def on_update(old: Obj, new: Obj) -> None:
+            self.on_told(informer.resource, new)
             known = told.get(key_of(new))
             if known is None or uid_of(known) != uid_of(new) or known is not old:
                 wrong("an update of something else than is known", new)

@@ -44,6 +44,10 @@ class Network:
         self.digest = 0
         """Of everything that the server was asked, in order: equal for two runs of a seed."""
 
+    def link(self, process: Process, slot: int, random: Random) -> Link:
+        """The way of a new process; which of the replicas it is does not matter here."""
+        return Link(self, process, random)
+
     def calm(self) -> None:
         """No faults any more."""
         self.weather = CALM
@@ -110,6 +114,10 @@ class Link:
 
     async def close(self) -> None:
         """End all streams."""
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Its process is gone: end all streams."""
         for feed in list(self.feeds):
             feed.close()
 

@@ -67,11 +67,12 @@ def operate(
     clock: Clock,
     random: Random,
     workers: int,
-    consistent: bool,
+    reflector: ReflectorSettings,
+    confirm: float,
     look_again: float | None,
 ) -> tuple[Controller, list[Informer]]:
     """Add everything to `manager`; the controller and its caches."""
-    options = {"settings": ReflectorSettings(consistent=consistent), "clock": clock, "random": random.random}
+    options = {"settings": reflector, "clock": clock, "random": random.random}
     widgets = manager.informer(WIDGET, **options)
     cards = manager.informer(CONFIG_MAP, labels=CARD_LABEL, **options)
     applier, status = Applier(client, "widget"), StatusWriter(client, "widget-status")
@@ -108,7 +109,7 @@ def operate(
             watched.ends(key, controller.queue)
 
     limiter: RateLimiter[ObjectKey] = RateLimiter(cap=16.0, bucket=TokenBucket(), random=random.random)
-    controller = Controller("widget", reconcile, workers=workers, deadline=40.0, limiter=limiter)
+    controller = Controller("widget", reconcile, workers=workers, deadline=40.0, limiter=limiter, confirm=confirm)
     controller.watches(widgets, predicate=intent_changed).owns(cards, WIDGET)
     manager.add(controller)
     return controller, [widgets, cards]

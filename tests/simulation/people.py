@@ -7,7 +7,7 @@ import json
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from yoban.kube.objects import is_deleting, key_of
+from yoban.kube.objects import Obj, is_deleting, key_of, resource_version_of
 from yoban.kube.resource import CONFIG_MAP, Resource
 
 from tests.simulation.operator import WIDGET, card_name
@@ -51,7 +51,7 @@ class User:
             self._world.server.serve("DELETE", CONFIG_MAP.path(namespace, card_name(name)))
         elif what == "finalizer" and not is_deleting(widget):
             listed = [*(widget["metadata"].get("finalizers") or ()), OTHERS_FINALIZER]
-            self._patch(WIDGET, namespace, name, {"metadata": {"finalizers": sorted(set(listed))}})
+            self._finalizers(widget, sorted(set(listed)))
         elif what in ("delete", "replace"):
             server.serve("DELETE", WIDGET.path(namespace, name))
             if what == "replace":
@@ -70,14 +70,18 @@ class User:
         path = resource.path(namespace, name)
         self._world.server.serve("PATCH", path, json.dumps(body).encode(), "application/merge-patch+json")
 
+    def _finalizers(self, widget: Obj, listed: list[str]) -> None:
+        # The patch replaces the list as a whole: with the version, lest it takes off what somebody else has put on since.
+        metadata = {"finalizers": listed, "resourceVersion": resource_version_of(widget)}
+        key = key_of(widget)
+        self._patch(WIDGET, key.namespace, key.name, {"metadata": metadata})
+
     def let_go(self) -> None:
         """Take the other finalizer off whatever has it."""
         for widget in self._world.server.objects(WIDGET):
             listed = widget["metadata"].get("finalizers") or []
             if OTHERS_FINALIZER in listed:
-                key = key_of(widget)
-                left = [name for name in listed if name != OTHERS_FINALIZER]
-                self._patch(WIDGET, key.namespace, key.name, {"metadata": {"finalizers": left}})
+                self._finalizers(widget, [name for name in listed if name != OTHERS_FINALIZER])
 
     async def run(self, every: float) -> None:
         """Act now and then."""

@@ -45,12 +45,11 @@ def _look(task: asyncio.Task[Any]) -> None:
         task.exception()
 
 
-class ProcessLoop(VirtualClockLoop):
-    """See the module. Threads and sockets have no place on it."""
+class Processes(asyncio.SelectorEventLoop):
+    """What a loop needs that runs many processes, whatever its time is."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.steps = 0
         self.set_task_factory(self._make_task)
 
     def spawn(self, process: Process, coroutine: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
@@ -63,22 +62,9 @@ class ProcessLoop(VirtualClockLoop):
         """Call `callback` after `delay` seconds, whatever stands still."""
         return self.call_at(self.time() + delay, callback, *args, context=KERNEL)
 
-    def freeze(self, process: Process) -> None:
-        """From now on nothing of `process` runs."""
-        process.frozen = True
-
-    def thaw(self, process: Process) -> None:
-        """`process` goes on with all that came due while it stood still."""
-        if process.frozen:
-            process.frozen = False
-            process.thawed_at = self.time()
-            self._ready.extend(process._parked)
-            process._parked.clear()
-
     def kill(self, process: Process) -> None:
         """`process` is gone. Its tasks are cancelled, only so that nothing is left of them: they reach nobody any more."""
         process.dead = True
-        self.thaw(process)
         for task in process.alive():
             task.cancel()
             task.add_done_callback(_look, context=KERNEL)
@@ -93,6 +79,32 @@ class ProcessLoop(VirtualClockLoop):
                 process.alive()
             process.tasks.append(task)
         return task
+
+
+class ProcessLoop(Processes, VirtualClockLoop):
+    """See the module. Threads and sockets have no place on it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps = 0
+
+    def freeze(self, process: Process) -> None:
+        """From now on nothing of `process` runs."""
+        process.frozen = True
+
+    def thaw(self, process: Process) -> None:
+        """`process` goes on with all that came due while it stood still."""
+        if process.frozen:
+            process.frozen = False
+            process.thawed_at = self.time()
+            self._ready.extend(process._parked)
+            process._parked.clear()
+
+    def kill(self, process: Process) -> None:
+        """See `Processes.kill`; one that stands still is cancelled as well."""
+        process.dead = True
+        self.thaw(process)
+        super().kill(process)
 
     def _run_once(self) -> None:
         ready, scheduled = self._ready, self._scheduled  # type: ignore[attr-defined]

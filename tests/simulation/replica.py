@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import TYPE_CHECKING
@@ -19,7 +20,6 @@ from yoban.runtime import Manager
 from yoban.testing.clock import LoopClock
 
 from tests.simulation.external import Hand
-from tests.simulation.network import Link
 from tests.simulation.operator import LEASE_KEY, Watched, operate
 from tests.simulation.processes import Process
 
@@ -95,7 +95,7 @@ class Replica:
         self.frozen_whole = False
         self.random = Random(f"{world.seed} {self.process.name}")
         self.clock = OwnClock(self.random)
-        self.link = Link(world.network, self.process, Random(f"{world.seed} {self.process.name} link"))
+        self.link = world.network.link(self.process, slot, Random(f"{world.seed} {self.process.name} link"))
         self.ended = ""
         self.told: list[tuple[Informer, dict[ObjectKey, Obj]]] = []
         self.scopes: tuple[str | None, ...] = options.namespaces or (None,)
@@ -137,7 +137,8 @@ class Replica:
             clock=clock,
             random=random,
             workers=options.workers,
-            consistent=options.consistent,
+            reflector=replace(options.reflector, consistent=options.consistent),
+            confirm=options.confirm,
             look_again=options.look_again,
         )
         self.told = [(informer, judge.handler(process, informer)) for informer in informers]
@@ -164,8 +165,7 @@ class Replica:
         if self.watchdog is not None:
             self.watchdog.close()
         self.world.loop.kill(self.process)
-        for feed in list(self.link.feeds):
-            feed.close()
+        self.link.abandon()
         self.world.trace(self.process.name, f"ended: {self.ended}")
         self._on_end(self)
 

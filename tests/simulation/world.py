@@ -7,10 +7,11 @@ import contextvars
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import count
 from random import Random
 
+from yoban.kube.reflector import ReflectorSettings
 from yoban.kube.resource import LEASE
 from yoban.runtime.controller import CONFIRM
 from yoban.testing.apiserver import FakeApiServer
@@ -21,11 +22,11 @@ from tests.simulation.judge import BOUND, Judge, Violation
 from tests.simulation.network import Network, Trace
 from tests.simulation.operator import LEASE_KEY, WIDGET
 from tests.simulation.people import Nemesis, User
-from tests.simulation.processes import KERNEL, ProcessLoop
+from tests.simulation.processes import KERNEL, Processes, ProcessLoop
 from tests.simulation.replica import Replica
 from tests.simulation.weather import Weather, draw
 
-SETTLE = CONFIRM + 5.0  # seconds since the last write; a pass that wrote is confirmed after `CONFIRM`
+SETTLE = 5.0  # seconds since the last write, and the last confirmation of a pass that wrote
 QUIET = 30.0  # seconds in which then nobody writes
 STOP = 60.0  # seconds for a replica to stop
 TIMINGS = ((15.0, 10.0, 2.0, 2.0), (8.0, 5.0, 1.0, 1.5), (15.0, 10.0, 2.0, 0.5))
@@ -43,6 +44,8 @@ class Options:
         weather: of the network.
         force: kinds of blows that the nemesis knows in any case.
         detect_mutation: of the caches.
+        reflector: of the caches, without `consistent`.
+        confirm: seconds after which a pass that wrote is confirmed.
     """
 
     replicas: int
@@ -58,6 +61,8 @@ class Options:
     weather: Weather
     force: tuple[str, ...] = ()
     detect_mutation: bool = False
+    reflector: ReflectorSettings = field(default_factory=ReflectorSettings)
+    confirm: float = CONFIRM
 
 
 def options_of(seed: int) -> Options:
@@ -109,19 +114,24 @@ class Outcome:
 
 
 class World:
-    """Everything of one seed. `run` it once, on its own loop."""
+    """Everything of one seed. `run` it once, on its own loop.
 
-    def __init__(self, seed: int, options: Options, loop: ProcessLoop, trace: Trace) -> None:
+    Attributes:
+        bound, quiet: seconds until all has converged, and in which then nobody writes.
+    """
+
+    bound = BOUND
+    quiet = QUIET
+
+    def __init__(self, seed: int, options: Options, loop: Processes, trace: Trace) -> None:
         self.seed = seed
         self.options = options
         self.loop = loop
         self.trace = trace
-        uids = count(1)
-        self.server = FakeApiServer(clock=LoopClock(), uids=lambda: f"uid-{next(uids)}")
-        self.server.register(WIDGET)
+        self.server = self._make_server()
         self.external = External(loop)
         self.judge = Judge(loop, self.server, self.external)
-        self.network = Network(loop, self.server, options.weather, trace)
+        self.network = self._make_network()
         self.network.on_send = self.judge.sent
         self.external.on_call = self.judge.called
         self.server.on_change.append(self.judge.changed)
@@ -131,6 +141,19 @@ class World:
         self.healed_at = 0.0
         self._random = Random(f"{seed} world")
         self._closing = False
+        self.user = User(self, Random(f"{seed} user"))
+
+    def _make_server(self) -> FakeApiServer:
+        uids = count(1)
+        server = FakeApiServer(clock=LoopClock(), uids=lambda: f"uid-{next(uids)}")
+        server.register(WIDGET)
+        return server
+
+    def _make_network(self) -> Network:
+        return Network(self.loop, self.server, self.options.weather, self.trace)
+
+    def _make_nemesis(self) -> Nemesis:
+        return Nemesis(self, Random(f"{self.seed} nemesis"))
 
     @staticmethod
     def kernel() -> contextvars.Context:
@@ -154,8 +177,7 @@ class World:
     async def run(self) -> None:
         """Raises `Violation`."""
         options = self.options
-        user = User(self, Random(f"{self.seed} user"))
-        nemesis = Nemesis(self, Random(f"{self.seed} nemesis"))
+        user, nemesis = self.user, self._make_nemesis()
         for _ in range(3):
             user.act()
         for slot in range(options.replicas):
@@ -170,7 +192,7 @@ class World:
             for task in others[:2]:
                 task.cancel()
             user.let_go()
-            self._heal()
+            await self._heal()
             await self._converge()
             await self._rest()
         finally:
@@ -194,7 +216,7 @@ class World:
             await asyncio.sleep(self._random.uniform(0.5, 5.0))
             self.server.collect_garbage()
 
-    def _heal(self) -> None:
+    async def _heal(self) -> None:
         self.trace("world", "no more faults")
         self.healed_at = self.loop.time()
         self.network.calm()
@@ -206,29 +228,33 @@ class World:
 
     async def _converge(self) -> None:
         start = self.loop.time()
-        if not await self._until(lambda: not self.judge.lacks(), BOUND):
-            raise Violation("converged", f"not within {BOUND:.0f} s: {self.judge.lacks()}", self.loop.time())
+        if not await self._until(lambda: not self.judge.lacks(), self.bound):
+            raise Violation("converged", f"not within {self.bound:.0f} s: {self.judge.lacks()}", self.loop.time())
         self.converged_in = self.loop.time() - start
         self.trace("world", f"converged after {self.converged_in:.0f} s")
 
     async def _rest(self) -> None:
         """Every watch that went silent is noticed, every pass that wrote was confirmed, and then nobody writes any more."""
-        if not await self._until(self._is_quiet, BOUND):
+        if not await self._until(self._is_quiet, self.bound):
             self.judge.final(self.living)
             self.judge.check()
             silent = self.loop.time() - self.judge.wrote_at
             raise Violation("quiet", f"the last write was {silent:.0f} s ago: {self.judge.lacks()}", self.loop.time())
         writes = self.judge.writes
         self.trace("world", "must be quiet from now on")
-        await self._until(lambda: False, QUIET, every=5.0)
+        await self._still()
         if self.judge.writes != writes:
             raise Violation("quiet", f"{self.judge.writes - writes} writes on a converged world", self.loop.time())
         self.judge.final(self.living)
         self.judge.check()
 
+    async def _still(self) -> None:
+        """Let the time pass in which nobody writes."""
+        await self._until(lambda: False, self.quiet, every=5.0)
+
     def _is_quiet(self) -> bool:
         return (
-            self.loop.time() - max(self.judge.wrote_at, self.healed_at) >= SETTLE
+            self.loop.time() - max(self.judge.wrote_at, self.healed_at) >= self.options.confirm + SETTLE
             and len(self.living) == self.options.replicas
             and self.server.watchers == self.judge.reflectors(self.living)
             and not self.judge.lacks()
@@ -239,7 +265,7 @@ class World:
         self._closing = True
         for replica in list(self.living):
             replica.stop()
-        if not await self._until(lambda: not self.living, STOP):
+        if not await self._until(lambda: not self.living and not self.server.watchers, STOP) and self.living:
             raise Violation("leaks", f"{len(self.living)} replicas do not stop", self.loop.time())
         if self.server.watchers:
             raise Violation("leaks", f"{self.server.watchers} watches are open after the stop", self.loop.time())
