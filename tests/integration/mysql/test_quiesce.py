@@ -19,6 +19,7 @@ from yoban.plugins import BackupRequest, Durability, DurabilityMode, Role
 from yoban.testing.engineharness import copy
 from yoban_mysql import carried, follow, quiesce
 from yoban_mysql.names import SOCKET
+from yoban_mysql.session import Session
 
 from tests.integration.mysql.archive import Archive
 from tests.integration.mysql.test_backup import left
@@ -26,6 +27,11 @@ from tests.integration.mysql.world import Instance, World, ask
 
 pytestmark = pytest.mark.server
 
+DEADLINE = (
+    "SELECT variable_value FROM performance_schema.variables_by_thread JOIN performance_schema.threads USING (thread_id)"
+    f" WHERE variable_name = 'wait_timeout' AND processlist_id = {quiesce.HOLDER}"
+)
+"""Seconds of silence after which the server ends the session that holds writes back."""
 TABLES = ("inno", "old", "sheet", "past")
 MAKE = (
     "CREATE TABLE app.inno (id int NOT NULL, note text NOT NULL)",
@@ -104,6 +110,10 @@ async def test_tables_of_every_carried_engine_are_whole_after_a_restore_and_repl
     assert await sums(base) == at_backup
     assert await base.value("SELECT COUNT(*) FROM app.memo") == 0, "as after a restart"
     await base.run(*rows(300, 301), "INSERT INTO app.memo VALUES (2)", "DROP TABLE app.`näme/2`")
+    # Nothing that the server wants beside a table's rows is missed.
+    await base.run("RENAME TABLE app.old TO app.older, app.sheet TO app.leaf, app.past TO app.gone")
+    await base.run("ALTER TABLE app.gone ENGINE=InnoDB", "DROP DATABASE app")
+    assert not (base.ctx.data / "app").exists()
     latest = await archive.restore()
     assert await sums(latest) == await sums(primary) != at_backup
     session = await latest.session()
@@ -133,6 +143,36 @@ async def test_a_replica_stands_still_and_the_primarys_writers_do_not(world: Wor
     assert await sums(replica) == await sums(primary)
     await archive.collect(primary)
     assert await sums(await archive.restore()) == await sums(primary)
+
+
+async def test_commits_are_confirmed_while_a_replica_stands_still(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synchronous = Durability(DurabilityMode.SYNCHRONOUS, 1)
+    primary = await world.primary(durability=synchronous)
+    replica = await world.replica(primary, durability=synchronous)
+    await primary.run(*MAKE, *rows(1, 10))
+    await world.level(replica, primary)
+    take, counts, applied = carried.take, list[int](), list[object]()
+    loop = asyncio.get_running_loop()
+
+    async def meanwhile() -> None:
+        for _ in range(3):
+            applied.append(await replica.value("SELECT COUNT(*) FROM app.inno"))
+            await writes(primary)
+            counts.append(await primary.value("SELECT COUNT(*) FROM app.inno"))
+        applied.append(await replica.value("SELECT COUNT(*) FROM app.inno"))
+
+    def taken(*arguments: object) -> None:
+        asyncio.run_coroutine_threadsafe(meanwhile(), loop).result(60)
+        take(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(carried, "take", taken)
+    await copy(world.engine, replica.ctx)
+    assert counts == [11, 12, 13], "the primary's commits wait for this replica, and it is the only one"
+    assert applied == [10] * 4, "nothing is applied where the copy is made"
+    await world.level(replica, primary)
+    assert await sums(replica) == await sums(primary)
 
 
 async def test_a_long_statement_is_found_before_the_lock_is_asked_for(world: World) -> None:
@@ -379,6 +419,35 @@ async def test_a_users_lock_of_the_same_name_keeps_no_replica_from_applying(worl
     finally:
         await squatter.ensure_closed()
     await copy(world.engine, replica.ctx)
+
+
+async def test_time_spent_waiting_for_the_lock_is_not_added_to_what_a_frozen_agent_holds(
+    world: World, tmp_path: Path
+) -> None:
+    primary = await world.primary()
+    await primary.run(*MAKE)
+    other = await primary.session()
+    await other.execute("LOCK TABLES app.old WRITE")
+    bound = 3 * quiesce.LOCK_WAIT + 2
+    unlocked = asyncio.create_task(_unlock_when_waited_for(primary, other))
+    async with agent(primary, tmp_path, bound, "primary") as child:
+        child.send_signal(signal.SIGSTOP)
+        waited = await unlocked
+        deadline = int(await primary.value(DEADLINE))
+        assert deadline <= bound - waited
+        assert await asyncio.wait_for(_patient(primary), 50) > 1
+        assert await held(primary) is None
+
+
+async def _unlock_when_waited_for(instance: Instance, other: Session) -> float:
+    """Let go of a table a while after the global lock was asked for; return the seconds that it was waited for."""
+    await instance.until("SELECT COUNT(*) FROM performance_schema.threads WHERE processlist_info LIKE 'FLUSH TABLES%'")
+    asked = time.monotonic()
+    await asyncio.sleep(0.6 * quiesce.LOCK_WAIT)
+    waited = time.monotonic() - asked
+    await other.execute("UNLOCK TABLES")
+    other.drop()
+    return waited
 
 
 async def test_a_promotion_ends_a_backup_that_holds_writes_back(world: World, tmp_path: Path) -> None:
