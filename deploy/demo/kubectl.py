@@ -85,19 +85,18 @@ class Kubectl:
             deadline=deadline + 10,
         )  # fmt: skip
 
-    def watch(self, kind: str, name: str, *, deadline: float, fields: str = "") -> Iterator[Object]:
-        """Yield an object each time that it changes, from its present state on, for `deadline` seconds at most.
-
-        With `fields`, a field selector, each object that it selects: `name` is not looked at then.
-        """
+    def watch(self, kind: str, name: str, *, deadline: float) -> Iterator[Object]:
+        """Yield an object each time that it changes, from its present state on, for `deadline` seconds at most."""
         end = time.monotonic() + deadline
         while time.monotonic() < end:
-            yield from self._watch_once(kind, fields or f"metadata.name={name}", end)
+            yield from self._watch_once(kind, name, end)
 
-    def _watch_once(self, kind: str, fields: str, end: float) -> Iterator[Object]:
+    def _watch_once(self, kind: str, name: str, end: float) -> Iterator[Object]:
         # By a selector, not by its name: for a single object kubectl gets it, then watches from "now" and drops the first
         # event as the one that it has shown, and a change in between is never seen. A list is watched from its version.
-        argv = self._argv(["get", kind, f"--field-selector={fields}", "--watch", "-o", "json", "--request-timeout=0"])
+        argv = self._argv(
+            ["get", kind, f"--field-selector=metadata.name={name}", "--watch", "-o", "json", "--request-timeout=0"]
+        )
         decoder = json.JSONDecoder()
         buffer = ""
         with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=_environment()) as process:
@@ -135,17 +134,14 @@ class Kubectl:
         *,
         deadline: float,
         seen: Callable[[Object], None] | None = None,
-        fields: str = "",
     ) -> Object:
         """Follow an object until `until` holds, and return it; `seen` is called with each state on the way.
-
-        With `fields`, a field selector, any object that it selects will do; `name` is for the message then.
 
         Raises:
             WaitTimeout: it did not come true within `deadline` seconds.
         """
         last: Object = {}
-        for value in self.watch(kind, name, deadline=deadline, fields=fields):
+        for value in self.watch(kind, name, deadline=deadline):
             last = value
             if seen is not None:
                 seen(value)

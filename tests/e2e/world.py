@@ -159,17 +159,6 @@ class Space:
         found = self.kubectl.run("get", "events", "--field-selector", f"reason={reason}", "-o", "json")
         return [str(event.get("message", "")) for event in json.loads(found)["items"]]
 
-    def event(self, reason: str, *words: str, deadline: float = 60) -> None:
-        """Wait for an event of a reason that has all these words: it is told beside the status, maybe after it."""
-        fields = f"reason={reason}"
-        self.kubectl.wait(
-            "event",
-            reason,
-            lambda v: all(word in v.get("message", "") for word in words),
-            deadline=deadline,
-            fields=fields,
-        )
-
     def backup(self, name: str, database: str, *, deadline: float = 240) -> Object:
         """Take a base backup and wait for its end; it must complete."""
         self.kubectl.apply(manifests.backup(name, database))
