@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -195,7 +196,7 @@ def test_an_errant_replica_is_rebuilt_with_an_event_that_says_why(steady: Space)
     assert steady.on_instance(replica, "SELECT count(*) FROM t").strip() == client.sql("SELECT count(*) FROM t")
 
 
-def test_a_replica_whose_log_is_gone_is_rebuilt_with_an_event_that_says_why(steady: Space) -> None:
+def test_a_replica_whose_log_is_gone_is_rebuilt_and_the_status_says_why(steady: Space) -> None:
     """Its node takes no Pods while the primary is written and loses, by hand, the log that the replica needs."""
     if not steady.engine.purge:
         return  # a server of this engine keeps what its replicas need
@@ -218,10 +219,11 @@ def test_a_replica_whose_log_is_gone_is_rebuilt_with_an_event_that_says_why(stea
     finally:
         steady.kubectl.run("uncordon", node)
     steady.kubectl.wait("pod", f"{replica}-0", lambda v: v["metadata"]["uid"] != uid, deadline=120)
+    # The status tells why. The event of the test before is of the same reason, and counts on with its own words.
+    why = f"{replica}: {primary} no longer has the log"
+    steady.kubectl.wait("database", "steady", lambda v: why in json.dumps(v.get("status", {})), deadline=120)
     steady.ready("steady", 3)
     assert steady.primary("steady") == primary
-    whys = [text for text in steady.events("ReplicaBroken") if text.startswith(f"{replica} ")]
-    assert any(f"{primary} no longer has the log" in why and "copied anew" in why for why in whys), whys
     assert steady.on_instance(replica, "SELECT count(*) FROM t").strip() == client.sql("SELECT count(*) FROM t")
 
 
