@@ -20,6 +20,19 @@ from deploy.lab.cluster import Cluster
 from tests.e2e.world import ENGINES, EngineUnderTest, Space
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Take out what is not about an engine: `@pytest.mark.about("mysql")` names those that a test is for."""
+    taken, left = [], []
+    for item in items:
+        mark, spec = item.get_closest_marker("about"), getattr(item, "callspec", None)
+        engine = spec.params.get("engine") if spec is not None else None
+        away = mark is not None and isinstance(engine, EngineUnderTest) and engine.name not in mark.args
+        (taken if away else left).append(item)
+    if taken:
+        config.hook.pytest_deselected(items=taken)
+        items[:] = left
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield

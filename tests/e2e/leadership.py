@@ -10,16 +10,18 @@ import os
 import select
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 from deploy.demo.installation import NAMESPACE
 from deploy.demo.kubectl import Kubectl, Object
 from deploy.demo.stage import Stage
+from tests.e2e.world import beside
 
 OPERATOR = "yoban-operator"
 SELECTOR = "app.kubernetes.io/component=operator"
 MODULE = "yoban.cli.main"
+WATCH = 30.0
+"""Seconds of one watch of the Lease, which is renewed every two."""
 
 
 class Operators:
@@ -66,13 +68,8 @@ class Operators:
         descriptor = os.pidfd_open(pid)
         try:
             reigns = Reigns(self.kubectl, pod["metadata"]["name"], descriptor)
-            with ThreadPoolExecutor(1) as pool:
-                following = pool.submit(reigns.follow)
-                try:
-                    yield reigns
-                finally:
-                    reigns.end()
-                following.result(timeout=60)
+            with beside(reigns.follow, reigns.end):
+                yield reigns
         finally:
             os.close(descriptor)
 
@@ -95,26 +92,34 @@ class Reigns:
         self._process = process
         self._latest: Object = {}
         self._renewals = 0
+        self._version = ""
         self._over = False
         self._changed = threading.Condition()
 
     def follow(self) -> None:
-        """Follow the Lease until `end`: whoever holds it renews it every few seconds."""
-        for lease in self._kubectl.watch("lease", OPERATOR, deadline=840):
-            ended = bool(select.select([self._process], [], [], 0)[0])
-            with self._changed:
-                holder = str(lease["spec"].get("holderIdentity") or "")
-                if holder:
-                    self.holders.setdefault(int(lease["spec"]["leaseTransitions"]), set()).add(holder)
-                    self.overlapped |= leader(lease) != self._first and not ended
-                self._latest = lease
-                self._renewals += 1
-                self._changed.notify_all()
-            if self._over:
-                return
+        """Follow the Lease until `end`, by a watch after another: where nobody renews it, none would ever bring a word."""
+        while not self._over:
+            for lease in self._kubectl.watch("lease", OPERATOR, deadline=WATCH):
+                self._saw(lease)
+                if self._over:
+                    return
+
+    def _saw(self, lease: Object) -> None:
+        ended = bool(select.select([self._process], [], [], 0)[0])
+        with self._changed:
+            if lease["metadata"]["resourceVersion"] == self._version:
+                return  # a watch begins with what the one before it ended with
+            self._version = lease["metadata"]["resourceVersion"]
+            holder = str(lease["spec"].get("holderIdentity") or "")
+            if holder:
+                self.holders.setdefault(int(lease["spec"]["leaseTransitions"]), set()).add(holder)
+                self.overlapped |= leader(lease) != self._first and not ended
+            self._latest = lease
+            self._renewals += 1
+            self._changed.notify_all()
 
     def end(self) -> None:
-        """Have `follow` return at the next renewal."""
+        """Have `follow` return at the next renewal, or at the end of its watch."""
         self._over = True
 
     def another(self, *, deadline: float) -> str:

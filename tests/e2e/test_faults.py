@@ -6,7 +6,6 @@ import json
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
 
@@ -16,7 +15,7 @@ from deploy.demo import manifests
 from deploy.demo.client import Client
 from deploy.demo.kubectl import Kubectl, KubectlError, Object, condition
 from tests.e2e.leadership import Operators
-from tests.e2e.world import Space, backup_over, complete
+from tests.e2e.world import Space, backup_over, beside, complete
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
 
@@ -66,13 +65,8 @@ def load(client: Client, table: str) -> Iterator[Load]:
     """Write into a new table for as long as the block lasts, and see that everything acknowledged is there."""
     client.sql(f"CREATE TABLE {table} (n integer)")
     load = Load(client, table)
-    with ThreadPoolExecutor(1) as pool:
-        writing = pool.submit(load.write)
-        try:
-            yield load
-        finally:
-            load.end()
-        writing.result(timeout=60)
+    with beside(load.write, load.end):
+        yield load
     assert load.acknowledged > 3, "there was no load"
     assert client.sql(f"SELECT count(DISTINCT n) FROM {table}") == str(load.acknowledged)
 
@@ -178,9 +172,8 @@ def a_replica(space: Space) -> str:
     return str(next(i["name"] for i in value["status"]["instances"] if i["role"] == "replica"))
 
 
+@pytest.mark.about("mysql")  # a replica of the other takes no write
 def test_an_errant_replica_is_rebuilt_with_an_event_that_says_why(steady: Space) -> None:
-    if not steady.engine.errant:
-        return  # a replica of this engine takes no write
     replica = a_replica(steady)
     primary = steady.primary("steady")
     steady.on_instance(replica, steady.engine.errant)
@@ -196,10 +189,9 @@ def test_an_errant_replica_is_rebuilt_with_an_event_that_says_why(steady: Space)
     assert steady.on_instance(replica, "SELECT count(*) FROM t").strip() == client.sql("SELECT count(*) FROM t")
 
 
+@pytest.mark.about("mysql")  # a server of the other keeps what its replicas need
 def test_a_replica_whose_log_is_gone_is_rebuilt_and_the_status_says_why(steady: Space) -> None:
     """Its node takes no Pods while the primary is written and loses, by hand, the log that the replica needs."""
-    if not steady.engine.purge:
-        return  # a server of this engine keeps what its replicas need
     replica = a_replica(steady)
     primary = steady.primary("steady")
     pod = steady.kubectl.get("pod", f"{replica}-0")

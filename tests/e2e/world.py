@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -213,6 +215,18 @@ class Space:
         for pod in operator.list("pod"):
             name = pod["metadata"]["name"]
             print(f"--- {name}\n{operator.run('logs', name, '--tail=80', check=False)}", file=sys.stderr)
+
+
+@contextmanager
+def beside(work: Callable[[], None], end: Callable[[], None]) -> Iterator[None]:
+    """Do `work` in a thread while the block lasts; `end` makes it return, and what it raised is raised here."""
+    with ThreadPoolExecutor(1) as pool:
+        working = pool.submit(work)
+        try:
+            yield
+        finally:
+            end()
+        working.result(timeout=60)
 
 
 def backup_over(value: Object) -> bool:

@@ -134,7 +134,7 @@ class BackupJob:
                 if attempt == SHIP_TRIES - 1:
                     raise
                 log.warning("asking for the log again: %s", error)
-                await asyncio.sleep(2.0 * (attempt + 1))
+                await self._instance.clock.sleep(2.0 * (attempt + 1))
 
 
 class Teller:

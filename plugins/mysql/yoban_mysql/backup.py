@@ -45,6 +45,7 @@ from yoban_mysql.carried import Table
 from yoban_mysql.configuration import plugins
 from yoban_mysql.gtid import GtidSet
 from yoban_mysql.names import COPY
+from yoban_mysql.pages import PAGE, Verifier, has_pages
 from yoban_mysql.positions import position_of
 from yoban_mysql.server import plain, words
 from yoban_mysql.session import Kept, Session, connect
@@ -90,19 +91,26 @@ class Found:
 
 
 class MySqlSession(BackupSession):
-    """The copy, ready to be read."""
+    """The copy, ready to be read; its pages are verified meanwhile."""
+
+    inspect_block = PAGE
 
     def __init__(self, folder: Path, begin: BackupBegin, end: BackupEnd, files: Sequence[BackupItem]) -> None:
         self._folder = folder
         self.begin = begin
         self._end = end
         self._files = files
+        self._verifier = Verifier()
         self.total_bytes = sum(item.size for item in files if isinstance(item, FileItem))
 
     async def items(self) -> AsyncIterator[BackupItem]:
         """See `BackupSession.items`."""
         for item in self._files:
             yield item
+
+    def inspect(self, item: FileItem, offset: int, data: memoryview) -> None:
+        """See `BackupSession.inspect`."""
+        self._verifier.inspect(item, offset, data)
 
     async def finish(self) -> BackupEnd:
         """See `BackupSession.finish`: everything was known when the copy was made."""
@@ -338,7 +346,8 @@ def _list(folder: Path) -> list[BackupItem]:
             if name in _LEFT_OUT or name.endswith(".pem"):
                 continue
             status = (at / name).stat()
-            found.append(FileItem(str(relative / name), at / name, status.st_size, 0o600, status.st_mtime))
+            path = str(relative / name)
+            found.append(FileItem(path, at / name, status.st_size, 0o600, status.st_mtime, inspect=has_pages(path)))
     return found
 
 

@@ -25,7 +25,6 @@ from yoban_mysql.backup import MySqlBackup
 from yoban_mysql.defaults import defaults
 from yoban_mysql.log import MySqlLog
 from yoban_mysql.names import OWNER, PORT, REPLICATION_USER
-from yoban_mysql.pages import VerifiedBackup
 from yoban_mysql.positions import MySqlPositions
 from yoban_mysql.recovery import MySqlRecovery
 from yoban_mysql.replication import MySqlReplication
@@ -49,7 +48,7 @@ class MySqlEngine(Engine):
         self.server = MySqlServer(kept)
         self.replication = MySqlReplication(kept)
         self.targets = MySqlTargets()
-        self.base_backup = VerifiedBackup(MySqlBackup(kept))
+        self.base_backup = MySqlBackup(kept)
         self.log_source = MySqlLog(kept)
         self.recovery = MySqlRecovery(kept)
 

@@ -7,14 +7,12 @@ CLONE copies pages as they lie on the disk: without a look at them a damaged one
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 import google_crc32c
 from yoban.errors import IntegrityError
-from yoban.plugins import BackupEnd, BackupItem, BackupRequest, BackupSession, BaseBackup, FileItem, InstanceContext
+from yoban.plugins import FileItem
 
 PAGE = 16384
 """`innodb_page_size`, which is the same for all servers of ours."""
@@ -68,24 +66,14 @@ def has_pages(path: str) -> bool:
     return name.endswith((".ibd", ".ibu")) or name.startswith(("ibdata", "undo_"))
 
 
-class VerifiedSession(BackupSession):
-    """A backup under way whose tablespaces are verified as they are read."""
+class Verifier:
+    """Checks the tablespaces of one copy as they are read. The copy does not change: a mismatch is damage."""
 
-    inspect_block = PAGE
-
-    def __init__(self, session: BackupSession) -> None:
-        self._session = session
+    def __init__(self) -> None:
         self._zipped: dict[Path, int] = {}
-        self.begin = session.begin
-        self.total_bytes = session.total_bytes
-
-    async def items(self) -> AsyncIterator[BackupItem]:
-        """See `BackupSession.items`."""
-        async for item in self._session.items():
-            yield replace(item, inspect=True) if isinstance(item, FileItem) and has_pages(item.path) else item
 
     def inspect(self, item: FileItem, offset: int, data: memoryview) -> None:
-        """See `BackupSession.inspect`. The copy does not change: a mismatch is damage.
+        """See `BackupSession.inspect`.
 
         Raises:
             IntegrityError: pages are damaged (reason `PageDamaged`).
@@ -104,25 +92,3 @@ class VerifiedSession(BackupSession):
                 fix="back up and promote a replica that is whole, and rebuild this instance; or restore",
                 reason="PageDamaged",
             )
-
-    async def finish(self) -> BackupEnd:
-        """See `BackupSession.finish`."""
-        return await self._session.finish()
-
-
-class VerifiedBackup(BaseBackup):
-    """Base backups by another facet, verified as they are read."""
-
-    def __init__(self, backups: BaseBackup) -> None:
-        self._backups = backups
-        self.on_replica = backups.on_replica
-
-    @asynccontextmanager
-    async def backup(self, ctx: InstanceContext, request: BackupRequest) -> AsyncIterator[BackupSession]:
-        """See `BaseBackup.backup`."""
-        async with self._backups.backup(ctx, request) as session:
-            yield VerifiedSession(session)
-
-    async def abandon(self, ctx: InstanceContext) -> None:
-        """See `BaseBackup.abandon`."""
-        await self._backups.abandon(ctx)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Callable
+from datetime import UTC, datetime
 
-from harness import PodProcess, World
+from harness import PodProcess, World, until
 
 SETTINGS = {
     "innodb_buffer_pool_size": str(32 << 20),
@@ -47,3 +48,14 @@ def client(pod: PodProcess, text: str) -> subprocess.Popen[str]:
     if pod.world.user:
         argv = ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups", *argv]
     return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/")
+
+
+async def covered(pod: PodProcess) -> None:
+    """Wait until everything that was committed by now is stored."""
+    moment = datetime.now(UTC)
+
+    async def stored() -> bool:
+        end = (await pod.status()).archive.window_end
+        return end is not None and end > moment
+
+    await until("it is stored", stored, 20)

@@ -9,23 +9,12 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 import pytest
-from harness import PodProcess, World, until
-from mysqlside import client, small, sql, start
+from harness import World, until
+from mysqlside import client, covered, small, sql, start
 from postgres import backup, keys, restored
 from yoban.model.instance import StoreDocument, SwitchoverDocument, TargetDocument
 
 pytestmark = [pytest.mark.server, pytest.mark.usefixtures("mysql_programs")]
-
-
-async def covered(pod: PodProcess) -> None:
-    """Wait until everything that was committed by now is stored."""
-    moment = datetime.now(UTC)
-
-    async def stored() -> bool:
-        end = (await pod.status()).archive.window_end
-        return end is not None and end > moment
-
-    await until("it is stored", stored, 20)
 
 
 async def test_backup_and_restore_to_a_moment(make_world: Callable[..., World], bucket: StoreDocument) -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 
 import pytest
 from harness import PodProcess, World, problem, until
-from mysqlside import small, sql, start
+from mysqlside import covered, small, sql, start
 from postgres import backup, keys, make_bucket, restored
 from yoban.agent.storage import store_config
 from yoban.model.control import AgentStatus
@@ -32,13 +31,7 @@ async def written(make_world: Callable[..., World], bucket: StoreDocument) -> No
     assert done.state == "completed", done
     for number in (1, 2, 3):
         sql(pod, f"INSERT INTO app.t VALUES ({number}); FLUSH BINARY LOGS")
-    moment = datetime.now(UTC)
-
-    async def stored() -> bool:
-        end = (await pod.status()).archive.window_end
-        return end is not None and end > moment
-
-    await until("it is stored", stored, 30)
+    await covered(pod)
     assert await pod.stop() == 0
 
 

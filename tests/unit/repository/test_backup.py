@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 
-import msgspec
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -18,14 +17,11 @@ from yoban.plugins import (
     AlreadyExists,
     BackupItem,
     BytesItem,
-    DirectoryItem,
     FileItem,
-    LinkItem,
     StoreCapability,
 )
 from yoban.repository import (
     BackupProgress,
-    Manifest,
     ReaderOptions,
     Repository,
     RestoreProgress,
@@ -33,7 +29,6 @@ from yoban.repository import (
     WriterOptions,
 )
 from yoban.repository import writer as writer_module
-from yoban.repository.manifest import ManifestFile, ManifestObject, Piece, check
 from yoban.testing.clock import LoopClock
 from yoban.testing.faulty_store import Cut, Drop, Fail, FaultyStore, Flip, Hang, LoseAnswer, Truncate
 from yoban.testing.memory_store import MemoryStore
@@ -42,40 +37,6 @@ from tests.unit.repository.parts import META, ROOT, SEGMENT, SMALL, Session, bac
 
 MIB = 1 << 20
 BACKUP = f"{ROOT}/backups/b1"
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    folder = tmp_path / "data"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture
-def target(tmp_path: Path) -> Path:
-    folder = tmp_path / "target"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture
-def items(data: Path) -> list[BackupItem]:
-    """A small data folder with everything that can be in one."""
-    big = bytearray(mixed(15 * MIB))
-    big[5 * MIB : 8 * MIB] = bytes(3 * MIB)
-    return [
-        DirectoryItem("base", 0o750),
-        DirectoryItem("base/empty"),
-        DirectoryItem("late", 0o500),
-        file_item(data, "base/big", bytes(big), mode=0o640, mtime=1_700_000_000.0),
-        file_item(data, "base/noise", noise(7 * MIB)),
-        file_item(data, "base/empty-file", b""),
-        *(file_item(data, f"base/small{number}", mixed(number * 100)) for number in range(50)),
-        LinkItem("base/link", "big"),
-        BytesItem("made", b"made up", mode=0o644),
-        file_item(data, "control", b"the control file", last=True),
-        BytesItem("very-last", b"z", last=True),
-    ]
 
 
 async def restored(repo: Repository, target: Path, id: str = "b1", **options: bool) -> RestoreProgress:
@@ -515,145 +476,6 @@ async def test_a_backup_of_nothing_but_a_label(repo: Repository, target: Path) -
     await back_up(repo, [])
     await restored(repo, target)
     assert tree(target) == {"label": b"the label"}
-
-
-async def test_the_manifest_is_no_secret_and_refuses_damage(
-    repo: Repository, items: list[BackupItem], memory: MemoryStore
-) -> None:
-    await back_up(repo, items)
-    with pytest.raises(NotFound):
-        await repo.backups.manifest("b2")
-    memory.damage(f"{BACKUP}/manifest", lambda data: data[:-20])
-    for call in (repo.backups.manifest, repo.backups.summary):
-        with pytest.raises(IntegrityError) as error:
-            await call("b1")
-        assert error.value.object == f"{BACKUP}/manifest"
-
-
-@pytest.fixture
-async def manifest(repo: Repository, data: Path) -> Manifest:
-    return await back_up(repo, [file_item(data, "f", b"0123456789"), DirectoryItem("d"), LinkItem("l", "f")])
-
-
-BAD_FILES = [
-    ManifestFile(path="../f", size=0),
-    ManifestFile(path="/f", size=0),
-    ManifestFile(path="d", size=0),
-    ManifestFile(path="f", size=1, pieces=[Piece(object=9, start=0, offset=0, length=1)]),
-    ManifestFile(path="f", size=1, pieces=[Piece(object=0, start=0, offset=0, length=2)]),
-    ManifestFile(path="f", size=1, pieces=[Piece(object=0, start=0, offset=0, length=0)]),
-    ManifestFile(path="f", size=9, pieces=[Piece(object=0, start=5, offset=0, length=9)]),
-    ManifestFile(
-        path="f",
-        size=9,
-        pieces=[Piece(object=0, start=0, offset=0, length=5), Piece(object=0, start=0, offset=4, length=5)],
-    ),
-]
-
-
-@pytest.mark.parametrize("file", BAD_FILES, ids=range(len(BAD_FILES)))
-def test_a_manifest_that_contradicts_itself_is_refused(file: ManifestFile) -> None:
-    base = msgspec.convert(
-        {
-            "id": "b",
-            "engine": "e",
-            "beginPosition": "1",
-            "beginTime": "2026-01-01T00:00:00Z",
-            "endPosition": "2",
-            "endTime": "2026-01-01T00:00:00Z",
-            "started": "2026-01-01T00:00:00Z",
-            "completed": "2026-01-01T00:00:00Z",
-            "directories": [{"path": "d"}],
-        },
-        Manifest,
-    )
-    objects = [ManifestObject(number=1, size=10, plain=10, sha256="")]
-    with pytest.raises(IntegrityError):
-        check(msgspec.structs.replace(base, files=[file], objects=objects), "k")
-
-
-async def test_sweep_takes_only_what_is_dead_and_old(
-    repo: Repository, items: list[BackupItem], memory: MemoryStore, store: FaultyStore, clock: LoopClock
-) -> None:
-    await back_up(repo, items, "done")
-    for id in ("old", "spared", "damaged-note"):
-        await memory.put(f"{ROOT}/backups/{id}/data/00000001", b"x")
-    await memory.start_upload(f"{ROOT}/backups/old/data/00000002")
-    await memory.start_upload(f"{ROOT}/log/1/large-segment")
-    await memory.put(f"{ROOT}/backups/damaged-note/running", b"nonsense")
-    await asyncio.sleep(7200)
-    await memory.put(f"{ROOT}/backups/young/data/00000001", b"x")
-    live = await memory.start_upload(f"{ROOT}/backups/young/data/00000002")
-    async with repo.backups.writer("live", META, options=SMALL):
-        assert await repo.backups.sweep(timedelta(hours=1), spare=frozenset({"spared"})) == ["old"]
-        left = {key.split("/")[4] for key in memory.keys(f"{ROOT}/backups/")}
-        assert left == {"done", "spared", "damaged-note", "young", "live"}
-        assert [upload.key async for upload in memory.list_uploads()] == [live.key]
-
-
-async def test_sweep_leaves_a_backup_that_completes_meanwhile(
-    repo: Repository, memory: MemoryStore, store: FaultyStore, items: list[BackupItem]
-) -> None:
-    await back_up(repo, items)
-    manifest = memory.raw(f"{BACKUP}/manifest")
-    memory.lose(f"{BACKUP}/manifest")
-    await asyncio.sleep(7200)
-
-    async def live(backup: str) -> bool:
-        await memory.put(f"{BACKUP}/manifest", manifest)
-        return False
-
-    repo.backups.live = live  # type: ignore[method-assign]
-    assert await repo.backups.sweep(timedelta(hours=1)) == []
-
-
-async def test_sweep_of_a_store_without_uploads(clock: LoopClock) -> None:
-    store = MemoryStore(capabilities=frozenset())
-    repo = Repository(store, ROOT, clock=clock)
-    await store.put(f"{BACKUP}/data/00000001", b"x")
-    await asyncio.sleep(10)
-    assert (await repo.backups.sweep(timedelta(days=-3650))) == ["b1"]
-
-
-async def test_delete_removes_the_manifest_first(
-    repo: Repository, items: list[BackupItem], store: FaultyStore, memory: MemoryStore
-) -> None:
-    await back_up(repo, items)
-    store.inject("delete", Fail(), skip=3, times=None)
-    with pytest.raises(Unavailable):
-        await repo.backups.delete("b1")
-    assert await repo.backups.ids() == []
-    store.heal()
-    await repo.backups.delete("b1")
-    await repo.backups.delete("b1")
-    assert memory.keys() == []
-
-
-async def test_a_running_backup_renews_its_note(repo: Repository, memory: MemoryStore, store: FaultyStore) -> None:
-    async with repo.backups.writer("b1", META, options=SMALL):
-        for _ in range(5):
-            await asyncio.sleep(3600)
-            assert await repo.backups.live("b1")
-        store.inject("put", Fail(), times=None)
-        await asyncio.sleep(1800)
-        store.heal()
-        await asyncio.sleep(1800)
-        assert await repo.backups.live("b1")
-    assert not await repo.backups.live("b1")
-
-
-async def test_failure_32_a_killed_runner_s_note_runs_out(
-    repo: Repository, store: FaultyStore, memory: MemoryStore
-) -> None:
-    writer = repo.backups.writer("b1", META, options=SMALL)
-    await writer.__aenter__()
-    assert writer._keeper is not None
-    await writer._keeper.close(remove=False)  # what a kill leaves
-    assert await repo.backups.live("b1")
-    await asyncio.sleep(3601)
-    assert not await repo.backups.live("b1")
-    assert await repo.backups.sweep(timedelta(minutes=30)) == ["b1"]
-    assert memory.keys() == []
 
 
 async def test_a_store_down_at_the_start_leaves_no_task(store: FaultyStore, clock: LoopClock) -> None:

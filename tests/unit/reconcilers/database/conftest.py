@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from yoban.plugins import Capability
 from yoban.reconcilers.database.builders.blueprint import Blueprint, Resources, Runtime, VolumeSpec
 from yoban.reconcilers.database.builders.names import Names
 
@@ -43,3 +44,9 @@ def runtime() -> Runtime:
 @pytest.fixture
 def world(engine: Keeper) -> World:
     return World(engine)
+
+
+@pytest.fixture
+def archiving(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
+    monkeypatch.setattr(Keeper, "capable", Keeper.capable | {Capability.BACKUP, Capability.RESTORE})
+    return world

@@ -24,6 +24,7 @@ from yoban.model.instance import (
     LEASE_SWITCHOVER,
     LEASE_TERM,
     ROLE_LABEL,
+    InstanceDocument,
     Member,
     StoreDocument,
 )
@@ -32,6 +33,7 @@ from yoban.plugins.registry import Registry, Source
 from yoban.reconcilers.database.admit import OperatorFacts
 from yoban.reconcilers.database.builders.blueprint import Runtime
 from yoban.reconcilers.database.builders.document import read
+from yoban.reconcilers.database.builders.lease import Membership
 from yoban.reconcilers.database.caches import CHILDREN, INDEX, Caches, database_of
 from yoban.reconcilers.database.ports import Catalogued, Credentials
 from yoban.reconcilers.database.reconciler import DatabaseReconciler
@@ -406,3 +408,23 @@ class World:
     async def delete(self) -> None:
         """Delete the Database."""
         await self.client.delete(DATABASE, NAME, NAMESPACE)
+
+
+def document(world: World) -> InstanceDocument:
+    found = read(world.find("configmaps", "orders-spec"))
+    assert found is not None
+    return found
+
+
+def membership(world: World) -> Membership:
+    lease = world.server.find(LEASE, NAMESPACE, "orders-primary")
+    assert lease is not None
+    return Membership.parse(annotations_of(lease))
+
+
+def uids(world: World, resource: Resource) -> dict[str, str]:
+    return {name_of(o): o["metadata"]["uid"] for o in world.server.objects(resource, NAMESPACE)}
+
+
+def scale(wanted: int, obj: dict[str, Any]) -> None:
+    obj["spec"]["instances"] = wanted
