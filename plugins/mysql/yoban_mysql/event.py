@@ -10,6 +10,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from uuid import UUID
 
 from yoban.errors import IntegrityError
@@ -153,7 +154,7 @@ def previous_gtids(event: bytes, form: Format) -> GtidSet:
 
 def _plain(body: bytes) -> GtidEvent:
     """Flags, UUID, number, logical clock (a type byte of 2 and two numbers), times of 7 bytes, length of the transaction."""
-    source = Source(str(UUID(bytes=body[1:17])))
+    source = _source(body[1:17])
     (number,) = struct.unpack_from("<q", body, 17)
     if body[25] != 2:
         raise ValueError("no logical clock")
@@ -194,7 +195,13 @@ def _tagged(body: bytes) -> GtidEvent:
     original = numbers.get(7, numbers.get(6, 0))
     if 2 not in numbers or 8 not in numbers:
         raise ValueError("fields are missing")
-    return GtidEvent(Gtid(Source(str(UUID(bytes=uuid)), tag), numbers[2]), _time(original), numbers[8])
+    return GtidEvent(Gtid(_source(uuid, tag), numbers[2]), _time(original), numbers[8])
+
+
+@lru_cache(maxsize=1024)
+def _source(uuid: bytes, tag: str = "") -> Source:
+    """A log names the same few sources in each of its transactions."""
+    return Source(str(UUID(bytes=uuid)), tag)
 
 
 def _encoded_set(body: bytes) -> GtidSet:
