@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from yoban.agent.notice import Notice
 from yoban.kube.client import Client
 from yoban.kube.clock import Clock, SystemClock
-from yoban.kube.errors import ApiError
+from yoban.kube.errors import ApiError, Conflict
 from yoban.kube.lease import LeaseLock, LeaseRecord
 from yoban.model.instance import (
     LEASE_INITIALIZED,
@@ -123,7 +123,7 @@ class PrimaryLease:
         if record is None:
             return LeaseView(absent=self._absent, fence_at=self._fence)
         notes = record.annotations
-        mine = record.holder == self._instance and notes.get(HOLDER_LIFE, "") == self._life
+        mine = self._ours(record)
         fence_at = self._fence
         expires_in = self._lock.seconds_to_expiry()
         return LeaseView(
@@ -190,16 +190,9 @@ class PrimaryLease:
 
     async def _look(self) -> None:
         record = self._noted(await self._lock.fetch())
-        if record is None:
-            return
-        mine = record.holder == self._instance and record.annotations.get(HOLDER_LIFE, "") == self._life
-        if mine:
+        if record is not None and self._ours(record):
             # Ours from before (an agent that was replaced, a conflict just now): go on holding it.
             await self._write({})
-        elif self._holding:
-            # Our deadline goes on running; an empty Lease (made anew by the operator) may be taken again before it.
-            log.warning("the Lease is not ours any more; its holder is %r", record.holder)
-            self._holding = False
 
     async def _write(self, notes: Mapping[str, str | None]) -> None:
         record = await self._lock.take({**notes, HOLDER_LIFE: self._life})
@@ -209,8 +202,16 @@ class PrimaryLease:
         self._fence = deadline - MARGIN
         self._noted(record)
 
+    def _ours(self, record: LeaseRecord) -> bool:
+        return record.holder == self._instance and record.annotations.get(HOLDER_LIFE, "") == self._life
+
     def _noted(self, record: LeaseRecord | None) -> LeaseRecord | None:
         self._absent = record is None
+        if self._holding and record is not None and not self._ours(record):
+            # Whoever read it: the next renewal would be written over what was read, and take it from its holder.
+            # Our deadline goes on running; an empty Lease (made anew by the operator) may be taken again before it.
+            log.warning("the Lease is not ours any more; its holder is %r", record.holder)
+            self._holding = False
         state: tuple[object, ...] = () if record is None else (record.holder, sorted(record.annotations.items()))
         if state != self._last:
             self._last = state
@@ -248,22 +249,24 @@ class PrimaryLease:
         return True
 
     async def note(self, notes: Mapping[str, str | None]) -> None:
-        """Set annotations of the Lease that we hold. Raises ApiError; Conflict after a few tries."""
+        """Set annotations of the Lease that we hold. Raises ApiError; Conflict after a few tries, or when it is not ours."""
         async with self._busy:
             for attempt in range(3):
+                if not self._holding:
+                    raise Conflict("the Lease is not ours any more", object=f"Lease {self._document.name}", status=409)
                 try:
                     await self._write(notes)
                     break
                 except ApiError as error:
                     if error.status != 409 or attempt == 2:
                         raise
-                    await self._lock.fetch()
+                    self._noted(await self._lock.fetch())
         await self._tell()
 
     async def give_up(self, notes: Mapping[str, str | None] | None = None) -> bool:
         """Give the Lease up; only after our server has ended. `notes` are set with it. False when it was not ours."""
         async with self._busy:
-            given = await self._lock.release({**(notes or {}), HOLDER_LIFE: None})
+            given = await self._lock.release({**(notes or {}), HOLDER_LIFE: None}, ours=self._ours)
             self._holding = False
             self._fence = None
             self._noted(self._lock.record)

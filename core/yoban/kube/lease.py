@@ -11,7 +11,7 @@ Source: coordination.k8s.io/v1 Lease; client-go `tools/leaderelection` for the p
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -263,17 +263,22 @@ class LeaseLock:
             return False
         return True
 
-    async def release(self, annotations: Mapping[str, str | None] | None = None) -> bool:
+    async def release(
+        self,
+        annotations: Mapping[str, str | None] | None = None,
+        *,
+        ours: Callable[[LeaseRecord], bool] = lambda record: True,
+    ) -> bool:
         """Give the Lease up, so that another may take it at once; only after all work under it has ended.
 
-        A conflict is retried a few times. False when it was not ours any more. Raises `ApiError`; then it expires by
-        itself.
+        A conflict is retried a few times. False when it was not ours any more; `ours` tells more of that than the holder's
+        name does. Raises `ApiError`; then it expires by itself.
         """
         for attempt in range(RELEASE_TRIES):
             if attempt or self.record is None:
                 await self.fetch()
             record = self.record
-            if record is None or record.holder != self.identity:
+            if record is None or record.holder != self.identity or not ours(record):
                 return False
             try:
                 stored = await self._write(

@@ -8,7 +8,7 @@ import pytest
 from yoban.agent.lease import MARGIN, PrimaryLease
 from yoban.kube.client import Client
 from yoban.kube.clock import SystemClock
-from yoban.kube.errors import Unreachable
+from yoban.kube.errors import Conflict, Unreachable
 from yoban.kube.resource import LEASE
 from yoban.model.instance import LeaseDocument
 from yoban.testing.apiserver import FakeApiServer
@@ -170,3 +170,53 @@ async def test_a_lease_that_is_gone_is_told_from_one_that_cannot_be_read(bench: 
     await lease.refresh()
     assert lease.view().absent
     assert not lease.view().known
+
+
+async def _taken_by_another(bench: Bench) -> tuple[PrimaryLease, PrimaryLease]:
+    """One that stood still for longer than its Lease lasts and has not looked since, and who took it meanwhile."""
+    first, second = bench.lease("orders-1"), bench.lease("orders-2")
+    await first.refresh()
+    assert await first.take(1)
+    await second.refresh()
+    bench.clock.time += DOCUMENT.duration
+    assert await second.take(2)
+    return first, second
+
+
+async def _holder(bench: Bench) -> str:
+    return str((await bench.client.get(LEASE, NAME, "shop"))["spec"]["holderIdentity"])
+
+
+async def test_bug_a_renewal_took_the_lease_from_who_had_taken_it(bench: Bench) -> None:
+    # The refusal of `take` was read, and the next renewal written over what it had read.
+    first, second = await _taken_by_another(bench)
+    assert not await first.take(1)
+    await first.refresh()
+    assert await _holder(bench) == "orders-2"
+    assert not first.view().held
+    await second.refresh()
+    assert second.view().held
+
+
+async def test_bug_a_note_took_the_lease_from_who_had_taken_it(bench: Bench) -> None:
+    first, second = await _taken_by_another(bench)
+    with pytest.raises(Conflict):
+        await first.note({"yoban.dev/switchover": "a"})
+    with pytest.raises(Conflict):
+        await first.note({"yoban.dev/switchover": "a"})
+    assert await _holder(bench) == "orders-2"
+    await second.refresh()
+    assert (second.view().held, second.view().switchover) == (True, "")
+
+
+async def test_bug_an_older_life_gave_up_the_lease_of_a_newer_one(bench: Bench) -> None:
+    old, new = bench.lease(life="a"), bench.lease(life="b")
+    await old.refresh()
+    assert await old.take(1)
+    await new.refresh()
+    bench.clock.time += DOCUMENT.duration
+    assert await new.take(1)
+    assert not await old.give_up({"yoban.dev/successor": "orders-2", "yoban.dev/position": "1"})
+    assert await _holder(bench) == "orders-1"
+    await new.refresh()
+    assert (new.view().held, new.view().successor) == (True, "")
