@@ -184,7 +184,7 @@ def _primary(now: Situation) -> Decision:
     if not lease.held:
         if lease.known and lease.holder and not lease.mine:
             return Decision(Step.FENCE, f"{lease.holder} holds the Lease")
-        if lease.known and lease.takeable and lease.last_holder in ("", now.me) and not lease.successor:
+        if lease.known and lease.takeable and _reigned_last(now) and not lease.successor:
             # Renewed too late, or the Lease was deleted and made anew: nobody else reigned since.
             return Decision(Step.TAKE, "nobody else took the Lease", term=_own_term(now))
         return Decision(
@@ -224,8 +224,8 @@ def _founding(now: Situation) -> Decision:
     if now.volume is Volume.READY and now.running is not Running.RECOVERY:
         if not now.reigned:
             return Decision(Step.WAIT, "a copy of a primary that is not there (yet)")
-        if lease.last_holder not in ("", now.me):
-            return Decision(Step.WAIT, f"{lease.last_holder} reigned last")
+        if not _reigned_last(now):
+            return Decision(Step.WAIT, f"{lease.last_holder or 'another instance'} reigned last")
         if now.identity is Identity.FOREIGN:
             return _foreign_repository()
         if not lease.held:
@@ -276,7 +276,7 @@ def _stopped(now: Situation) -> Decision:
         if now.reigned:
             return Decision(Step.START_PRIMARY, "the Lease is ours", term=max(1, lease.term))
         return Decision(Step.START_REPLICA, "the Lease is ours; it is promoted after its start")
-    if lease.last_holder == now.me or (not lease.last_holder and now.reigned):
+    if _reigned_last(now):
         if lease.successor in ("", now.me):
             return _take(now, _own_term(now))
         if not lease.holder:
@@ -290,6 +290,13 @@ def _stopped(now: Situation) -> Decision:
     if now.reigned and not lease.holder:
         return Decision(Step.WAIT, "waiting for the next primary to follow")
     return Decision(Step.START_REPLICA, f"{lease.holder or 'nobody'} reigns", peer=lease.holder)
+
+
+def _reigned_last(now: Situation) -> bool:
+    """Whether nobody is known to have reigned after us. A Lease that was made anew names no last holder, but its term: data
+    of an older reign may be of a primary that was away when another one took over."""
+    lease = now.lease
+    return lease.last_holder == now.me or (not lease.last_holder and now.reigned and now.reigned_in >= lease.term)
 
 
 def _own_term(now: Situation) -> int:

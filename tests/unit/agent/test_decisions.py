@@ -113,6 +113,16 @@ def test_the_last_holder_reigns_again_in_its_term() -> None:
     assert step(BASE) is Step.START_PRIMARY
 
 
+@pytest.mark.parametrize("running", [Running.NOTHING, Running.PRIMARY])
+@pytest.mark.parametrize("initialized", ["", LIFE])
+def test_bug_data_of_an_older_reign_took_a_lease_that_was_made_anew(running: Running, initialized: str) -> None:
+    # This one reigned in term 1 and was away when term 2 began; then the Lease was deleted, which names nobody now.
+    lease = LeaseView(known=True, takeable=True, term=2, initialized=initialized)
+    old = replace(BASE, running=running, lease=lease, reigned_in=1)
+    assert step(old) is Step.WAIT
+    assert decide(replace(old, reigned_in=2)).step is Step.TAKE
+
+
 def test_an_earlier_pod_of_our_name_is_waited_out() -> None:
     lease = LeaseView(known=True, holder=ME, last_holder=ME, term=7, initialized=LIFE, expires_in=9)
     assert step(replace(BASE, lease=lease)) is Step.WAIT
