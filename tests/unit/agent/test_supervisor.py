@@ -155,6 +155,26 @@ def test_the_deadline_ends_the_server_and_all_it_started(hand: Hand) -> None:
     hand.until(lambda: not [one for one in below if running(one)])
 
 
+def test_bug_a_server_told_to_end_just_before_the_deadline_had_longer_than_the_deadline_allows(hand: Hand) -> None:
+    hand.start(STUBBORN)
+    hand.ask(do="heartbeat", fence_at=hand.now + 1)
+    hand.ask(do="signal", mode="immediate")
+    hand.turn(1.1)
+    assert hand.it.status()["server"]["mode"] == "immediate"
+    hand.turn(loop.FENCE_KILL_AFTER)
+    assert hand.it.status()["server"]["mode"] == "kill"
+    hand.until(lambda: hand.pushed)
+    assert hand.pushed[0]["code"] == -signal.SIGKILL
+
+
+def test_a_deadline_found_long_after_it_passed_kills_at_once(hand: Hand) -> None:
+    hand.start(STUBBORN)
+    hand.ask(do="heartbeat", fence_at=hand.now + 1)
+    hand.turn(60)  # the machine was suspended
+    assert hand.it.status()["server"]["mode"] == "kill"
+    hand.until(lambda: hand.pushed)
+
+
 def test_no_server_starts_after_the_deadline(hand: Hand) -> None:
     hand.ask(do="heartbeat", fence_at=hand.now - 1)
     assert "deadline" in hand.ask(do="start", argv=SLEEPER, stop_signals=SIGNALS)["error"]

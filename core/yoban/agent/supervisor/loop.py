@@ -331,10 +331,13 @@ class Supervisor:
         now = boottime()
         server = self._server
         if server is not None:
-            if self._fence_at is not None and now >= self._fence_at and server.mode not in ("immediate", "kill"):
-                journal("warning", "fencing deadline passed: ending the server", pid=server.pid)
-                self._end_server("immediate")
-                server.kill_at = now + FENCE_KILL_AFTER
+            if self._fence_at is not None and now >= self._fence_at and server.mode != "kill":
+                if server.mode != "immediate":
+                    journal("warning", "fencing deadline passed: ending the server", pid=server.pid)
+                    self._end_server("immediate")
+                # Also for one that was told to end before: its own time to do so may be longer.
+                late = self._fence_at + FENCE_KILL_AFTER
+                server.kill_at = late if server.kill_at is None else min(server.kill_at, late)
             if server.kill_at is not None and now >= server.kill_at:
                 journal("warning", "the server did not end in time: killing it", pid=server.pid)
                 self._end_server("kill")
