@@ -37,7 +37,7 @@ from yoban.kube.resource import (
 from yoban.kube.status import StatusWriter
 from yoban.model.control import Push
 from yoban.model.database import FINALIZER, Database
-from yoban.model.instance import LEASE_POSITION, LEASE_SUCCESSOR, InstanceDocument, LeaseDocument
+from yoban.model.instance import LEASE_POSITION, LEASE_SUCCESSOR, ArchiveDocument, InstanceDocument, LeaseDocument
 from yoban.model.resource import RESTART, SWITCHOVER
 from yoban.plugins.registry import Registry
 from yoban.reconcilers.database.admit import Admitted, OperatorFacts, admit, names_of
@@ -334,8 +334,13 @@ class DatabaseReconciler:
         database, names, previous = admitted.database, admitted.names, observed.document
         spec = database.spec
         archive = references.archive
-        if references.faults and previous is not None:
-            archive = previous.archive
+        if references.faults:
+            # A server whose log is to be stored nowhere may recycle it: better that it waits for what is broken.
+            archive = previous.archive if previous is not None else _unresolved(admitted)
+        restore = references.restore
+        if references.restore_faults and previous is not None:
+            # A founder that is not told of the restore would make an empty database in its place.
+            restore = restore or previous.restore
         wanted = InstanceDocument(
             generation=database.metadata.generation,
             namespace=names.namespace,
@@ -350,7 +355,7 @@ class DatabaseReconciler:
             settings=dict(spec.settings),
             durability_mode=spec.durability.mode,
             durability_replicas=spec.durability.replicas,
-            restore=references.restore,
+            restore=restore,
             archive=archive,
             lease=LeaseDocument(name=names.lease),
             switchover=operations.switchover,
@@ -479,6 +484,12 @@ class DatabaseReconciler:
         self._figures_at.pop(key, None)
         self._told.pop(key, None)
         self._pulses.pop(key, None)
+
+
+def _unresolved(admitted: Admitted) -> ArchiveDocument | None:
+    """Where the log is to go, when that is all that is known of it."""
+    backup = admitted.database.spec.backup
+    return ArchiveDocument(path=admitted.names.repository, policy=backup.policy) if backup is not None else None
 
 
 def _blocking(wrong: Fault) -> Fault:

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from yoban.errors import InvalidInput, Unavailable, Unsupported
+from yoban.errors import InvalidInput, Unavailable, Unsupported, YobanError
 from yoban.errors import NotFound as Missing
 from yoban.kube.objects import annotations_of, name_of
 from yoban.kube.resource import (
@@ -25,6 +25,7 @@ from yoban.kube.resource import (
     STATEFUL_SET,
     Resource,
 )
+from yoban.model.instance import StoreDocument
 from yoban.plugins import Capability, TargetType
 from yoban.reconcilers.database.builders.lease import Membership
 from yoban.reconcilers.database.builders.secrets import decode
@@ -440,6 +441,22 @@ async def test_a_store_that_breaks_later_leaves_the_archive_as_it_was(archiving:
     assert "orders-2" in archiving.names(STATEFUL_SET), "everything else goes on"
 
 
+async def test_bug_a_document_made_anew_while_the_store_was_broken_had_the_log_stored_nowhere(archiving: World) -> None:
+    archiving.make_policy()
+    archiving.make(backup={"policy": "nightly"})
+    await archiving.settle()
+    before = document(archiving).archive
+    assert before is not None
+    archiving.stores.documents["s3"] = Missing("its Secret is gone", object="Secret shop/x", reason="SecretMissing")
+    archiving.server.remove(CONFIG_MAP, NAMESPACE, "orders-spec")
+    await archiving.settle()
+    archive = document(archiving).archive
+    assert archive is not None and archive.path == before.path
+    archiving.stores.documents["s3"] = StoreDocument(provider="memory", bucket="b", credentials={"key": "hidden"})
+    await archiving.settle()
+    assert document(archiving).archive == before
+
+
 RESTORE = {"restore": {"source": {"objectStore": "s3", "path": "shop/old/0123456789ab"}, "target": {"type": "latest"}}}
 
 
@@ -464,6 +481,29 @@ async def test_a_restore_is_checked_and_then_given_to_the_founder(archiving: Wor
     archiving.stores.documents.clear()
     await archiving.settle()
     assert archiving.condition()["status"] == "True"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Missing("its Secret is gone", object="Secret shop/x", reason="SecretMissing"),
+        Unavailable("the API server does not answer"),
+    ],
+    ids=["for good", "for a moment"],
+)
+async def test_bug_a_source_that_went_while_it_was_restored_made_an_empty_database_in_its_place(
+    archiving: World, error: YobanError
+) -> None:
+    archiving.catalogues.answer = object()
+    archiving.make(bootstrap=RESTORE)
+    await archiving.once()
+    await archiving.once()
+    before = document(archiving)
+    assert before.restore is not None and before.founder == "orders-1"
+    archiving.stores.documents["s3"] = error
+    await archiving.once()
+    assert document(archiving).restore == before.restore
+    assert "hidden" in decode(archiving.find("secrets", "orders-source"))["store.json"]
 
 
 @pytest.mark.parametrize(
