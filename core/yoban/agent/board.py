@@ -65,6 +65,7 @@ def _steady(status: AgentStatus) -> AgentStatus:
         server = msgspec.structs.replace(
             server,
             position="",
+            received="",
             last_commit=None,
             lag_seconds=None,
             replicas=[msgspec.structs.replace(replica, replayed="", lag_seconds=None) for replica in server.replicas],

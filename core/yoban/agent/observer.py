@@ -129,6 +129,7 @@ def on_the_wire(status: ServerStatus | None) -> ServerState | None:
         system_id=status.system_id,
         line=status.line,
         position=status.position or "",
+        received=status.received or "",
         last_commit=last_commit,
         lag_seconds=status.lag_seconds,
         upstream=status.upstream,

@@ -49,7 +49,10 @@ class ReplicaState(Struct):
 
 
 class ServerState(Struct):
-    """The server as the agent sees it (`yoban.plugins.ServerStatus` on the wire)."""
+    """The server as the agent sees it (`yoban.plugins.ServerStatus` on the wire).
+
+    `received` is "" where it is not known; an older agent does not tell it.
+    """
 
     role: str = ""
     accepting: bool = False
@@ -57,6 +60,7 @@ class ServerState(Struct):
     system_id: str = ""
     line: str = ""
     position: str = ""
+    received: str = ""
     last_commit: datetime | None = None
     lag_seconds: float | None = None
     upstream: bool = False

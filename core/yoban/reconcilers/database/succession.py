@@ -1,8 +1,9 @@
 """Who reigns next when the primary's volume is gone for good, so that it can never come back by itself.
 
-Guarantees: pure. Nobody is named while the primary might still run, while an instance with data has not been heard, or while
-the positions cannot be put in order: of all who have data the one that is furthest is named. Not failover: that needs no
-operator and is the agents'.
+Guarantees: pure. Nobody is named while the primary might still run, while an instance with data has not been heard since its
+source went, or while the positions cannot be put in order: of all who have data the one that has received most of the log is
+named, for what was acknowledged may have been confirmed by it before it was replayed. Not failover: that needs no operator
+and is the agents'.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ _NOTHING = ("empty", "making")
 
 @dataclass(frozen=True, slots=True)
 class Heir:
-    """The instance to name, and the place in the log that it has."""
+    """The instance to name, the place up to which it has replayed the log, and that up to which it has it."""
 
     instance: str
     position: str
+    received: str
 
 
 def heir(observed: Observed, membership: Membership, positions: Positions, quiet: float) -> Heir | None:
@@ -52,11 +54,15 @@ def heir(observed: Observed, membership: Membership, positions: Positions, quiet
             continue
         if agent.server is None or not agent.server.position:
             return None
-        candidate = Heir(observed.names.instance(number), agent.server.position)
+        if agent.server.upstream:
+            # It has not noticed yet that its source is gone: what it told may be older than what it has received.
+            return None
+        replayed = agent.server.position
+        candidate = Heir(observed.names.instance(number), replayed, agent.server.received or replayed)
         if best is None:
             best = candidate
             continue
-        order = positions.compare(Position(candidate.position), Position(best.position))
+        order = positions.compare(Position(candidate.received), Position(best.received))
         if order is Order.INCOMPARABLE:
             return None
         if order is Order.GREATER:

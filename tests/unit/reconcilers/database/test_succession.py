@@ -26,10 +26,10 @@ async def orphaned(world: World) -> World:
     return world
 
 
-def at(world: World, number: int, position: str, **changes: Any) -> None:
+def at(world: World, number: int, position: str, *, received: str = "", upstream: bool = False, **changes: Any) -> None:
     said = world.agents.said[f"orders-{number}"]
     assert said.server is not None
-    server = msgspec.structs.replace(said.server, position=position)
+    server = msgspec.structs.replace(said.server, position=position, received=received, upstream=upstream)
     world.agents.said[f"orders-{number}"] = msgspec.structs.replace(said, server=server, **changes)
 
 
@@ -127,3 +127,32 @@ async def test_paused_names_nobody(orphaned: World) -> None:
     orphaned.change(lambda obj: obj["spec"].update(paused=True))
     await after_the_lease(orphaned)
     assert successor(orphaned) == ""
+
+
+async def test_bug_the_heir_was_who_had_replayed_most_not_who_had_received_most(orphaned: World) -> None:
+    # What a replica has confirmed lies in its log, and may not be replayed yet: a query or a slow applier holds it up.
+    at(orphaned, 2, "10", received="15")
+    at(orphaned, 3, "12", received="12")
+    await after_the_lease(orphaned)
+    assert successor(orphaned) == "orders-2"
+    # It may take the Lease at once: it replays what it has received before it takes writes.
+    assert annotations_of(lease(orphaned))["yoban.dev/position"] == "10"
+
+
+async def test_an_older_agent_that_does_not_tell_what_it_received_is_judged_by_what_it_replayed(
+    orphaned: World,
+) -> None:
+    at(orphaned, 2, "13")
+    at(orphaned, 3, "12", received="12")
+    await after_the_lease(orphaned)
+    assert successor(orphaned) == "orders-2"
+
+
+async def test_bug_what_an_instance_told_before_its_source_went_decided(orphaned: World) -> None:
+    # Places are told twice a minute, the loss of the source at once.
+    at(orphaned, 2, "10", received="10", upstream=True)
+    await after_the_lease(orphaned)
+    assert successor(orphaned) == ""
+    at(orphaned, 2, "14", received="14")
+    await orphaned.once()
+    assert successor(orphaned) == "orders-2"
