@@ -73,10 +73,11 @@ class Gatherer:
 
 
 def _numbered(names: Names, objects: Iterable[Obj]) -> list[tuple[int, Obj]]:
+    """Instances' own objects by number; copies that somebody made, labels and all, are left out."""
     found = []
     for obj in objects:
         number = names.number(labels_of(obj).get(INSTANCE_LABEL, ""))
-        if number is not None:
+        if number is not None and name_of(obj) in names.objects(number):
             found.append((number, obj))
     return sorted(found, key=lambda pair: (pair[0], name_of(pair[1])))
 

@@ -171,6 +171,8 @@ class Instances:
                     continue
                 if kind == "claim" and labels_of(obj).get(INCARNATION_LABEL) != names.incarnation:
                     continue  # an earlier life's, kept by its deletion policy
+                if name_of(obj) not in names.objects(number):
+                    continue  # somebody's copy, labels and all: of a volume, or of a Pod
                 found.setdefault(number, {}).setdefault(kind, []).append(obj)
         return found
 

@@ -2,8 +2,8 @@
 
 Guarantees: replicas first; then the primary, only once everything it acknowledged is stored (or its volume stays, or
 the owner gave up waiting); Services and permissions after the last Pod, credentials after those, volumes as the
-deletion policy says, the authority's key at the very end. Backups are never touched. Every step may be repeated; what
-waits says for what.
+deletion policy says, the authority's key at the very end. Backups are never touched, nor is what others made under our
+labels. Every step may be repeated; what waits says for what.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from yoban.domain.summary import Fault, span
-from yoban.kube.objects import ObjectKey
+from yoban.kube.objects import ObjectKey, controller_of
 from yoban.kube.resource import (
     CONFIG_MAP,
     LEASE,
@@ -78,9 +78,10 @@ class Teardown:
             for objects in running.values():
                 await self._instances.take_away(objects, volumes=False)
             return Progress(waiting="the primary is stopping, and its log is being stored to the end")
-        if await self._remove_all(key, _BEFORE_SECRETS):
+        uid = database.metadata.uid
+        if await self._remove_all(key, uid, _BEFORE_SECRETS):
             return Progress(waiting="Services and permissions are being removed")
-        if await self._remove_all(key, (SECRET,)):
+        if await self._remove_all(key, uid, (SECRET,)):
             return Progress(waiting="credentials are being removed")
         if database.spec.deletion_policy == "Delete":
             for objects in found.values():
@@ -88,10 +89,12 @@ class Teardown:
         await self._writer.client.delete(SECRET, names.ca, self._namespace)
         return Progress(done=True)
 
-    async def _remove_all(self, key: ObjectKey, resources: tuple[Resource, ...]) -> bool:
+    async def _remove_all(self, key: ObjectKey, uid: str, resources: tuple[Resource, ...]) -> bool:
         left = False
         for resource in resources:
             for obj in self._caches.all(resource, key):
+                if (controller_of(obj) or {}).get("uid") != uid:
+                    continue  # somebody's own, that bears our label: a copy of a Service, say
                 await self._writer.delete(resource, obj)
                 left = True
         return left

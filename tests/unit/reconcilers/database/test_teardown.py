@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 from yoban.kube.clock import parse_rfc3339
-from yoban.kube.resource import PERSISTENT_VOLUME_CLAIM, POD, SECRET, SERVICE, STATEFUL_SET
+from yoban.kube.resource import LEASE, PERSISTENT_VOLUME_CLAIM, POD, SECRET, SERVICE, STATEFUL_SET, Resource
 from yoban.model.control import AgentStatus, ArchiveState
 from yoban.plugins import Capability
 from yoban.reconcilers.database.caches import CHILDREN
@@ -67,6 +67,60 @@ async def test_the_volumes_of_an_earlier_life_stay(world: World) -> None:
     await world.delete()
     await world.settle()
     assert world.names(PERSISTENT_VOLUME_CLAIM) == ["orders-1-fedcba"]
+
+
+async def test_bug_what_others_had_made_under_our_labels_was_deleted(world: World) -> None:
+    world.make(deletionPolicy="Delete")
+    await world.settle()
+    made = copies(world)
+    await world.delete()
+    await world.settle()
+    assert gone(world)
+    assert [(resource, name) for resource in CHILDREN for name in world.names(resource)] == made
+
+
+async def test_bug_copies_of_an_instance_s_objects_were_taken_for_them(world: World) -> None:
+    world.make()
+    await world.settle()
+    volumes = world.names(PERSISTENT_VOLUME_CLAIM)
+    made = copies(world)
+    world.change(lambda obj: obj["spec"].update(instances=1))
+    await world.settle()
+    assert world.names(STATEFUL_SET) == ["orders-1"]
+    assert world.names(PERSISTENT_VOLUME_CLAIM) == sorted([volumes[0], "copied-claim"])
+    assert [(resource, name) for resource in CHILDREN for name in world.names(resource) if "copied" in name] == made
+    # The Lease is lost: which volumes there are is told by their names, too.
+    world.server.remove(LEASE, NAMESPACE, "orders-primary")
+    await world.settle()
+    assert world.names(STATEFUL_SET) == ["orders-1"]
+    assert not any(reason == "DataLost" for reason in world.events)
+
+
+async def test_bug_a_copy_of_a_pod_was_taken_for_the_instance_s(world: World) -> None:
+    world.make()
+    await world.settle()
+    found = world.server.find(POD, NAMESPACE, "orders-2-0")
+    assert found is not None
+    metadata = {part: found["metadata"][part] for part in ("namespace", "labels")}
+    world.server.put(POD, {**found, "metadata": {**metadata, "name": "orders-2-debug"}})
+    world.change(lambda obj: obj["spec"].update(instances=1))
+    world.fill()
+    for _ in range(5):  # the StatefulSet's controller of these tests would remove it
+        await world.once()
+    assert "orders-2-debug" in world.names(POD)
+
+
+def copies(world: World) -> list[tuple[Resource, str]]:
+    """Copies of our objects that somebody made by changing nothing but their names."""
+    made = []
+    for resource, name in ((SERVICE, "orders-rw"), (SECRET, "orders"), (PERSISTENT_VOLUME_CLAIM, "")):
+        found = world.server.find(resource, NAMESPACE, name or world.names(PERSISTENT_VOLUME_CLAIM)[1])
+        assert found is not None
+        metadata = {"namespace": NAMESPACE, "name": f"copied-{resource.kind.removeprefix('PersistentVolume').lower()}"}
+        metadata |= {part: found["metadata"][part] for part in ("labels", "annotations") if part in found["metadata"]}
+        world.server.put(resource, {**found, "metadata": metadata})
+        made.append((resource, str(metadata["name"])))
+    return sorted(made, key=lambda one: CHILDREN.index(one[0]))
 
 
 async def test_order_replicas_primary_services_credentials(world: World) -> None:

@@ -124,6 +124,12 @@ class Names:
         """The Secret with the instance's certificates."""
         return f"{self.instance(number)}-tls"
 
+    def objects(self, number: int) -> frozenset[str]:
+        """The names of an instance's own objects of any kind: what bears its labels under another name is none of them."""
+        return frozenset(
+            (self.instance(number), self.pod(number), self.tls(number), self.data(number), self.log(number))
+        )
+
     def host(self, number: int) -> str:
         """The instance's stable DNS name, without the cluster's domain, which need not be the usual one."""
         return f"{self.pod(number)}.{self.peers}.{self.namespace}.svc"
