@@ -182,7 +182,7 @@ def store_fault(error: BaseException) -> Fault:
     if found.reason in ("NoSuchBucket", "NotFound"):
         fix = "make it, or set create: true"
         return replace(found, reason="BucketMissing", fix=fix, terminal=True, blocking=True)
-    if isinstance(error, Retryable | TimeoutError):
+    if isinstance(error, Retryable | TimeoutError) and found.reason != "BucketShared":
         fix = found.fix or "check endpoint, network and store; it is tried again by itself"
         return replace(found, reason="Unreachable", fix=fix, blocking=True)
     return found

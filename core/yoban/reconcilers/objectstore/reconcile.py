@@ -1,7 +1,8 @@
 """One pass over one ObjectStore.
 
 Guarantees: never waits for a store; says with reason and advice why a store cannot be used; the object goes only when
-nobody uses it any more and, where that was asked for, its bucket has gone. A pass with nothing to do writes nothing.
+nobody uses it any more and, where that was asked for, its bucket has gone, which it does not while another ObjectStore has
+a place in it. A pass with nothing to do writes nothing.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from yoban.domain.summary import Observation, Truth, fault, not_ready
-from yoban.errors import Terminal, YobanError
+from yoban.errors import NotReady, Terminal, YobanError
 from yoban.kube.finalizers import Finalizer
 from yoban.kube.objects import Obj, ObjectKey, annotations_of, key_of, name_of
 from yoban.kube.status import StatusWriter
@@ -137,10 +138,23 @@ class ObjectStoreReconciler:
             key,
             self._wish(obj, resource, store),
             verified=annotations_of(obj).get(REMOVING) == uid,
-            announce=lambda: self._note(obj, REMOVING, uid),
+            announce=lambda: self._begin_removal(obj, resource),
         )
         await self._write_removal(obj, state or Removal())
         return Result(requeue_after=CHECK_FAILED_EVERY)
+
+    async def _begin_removal(self, obj: Obj, resource: ObjectStore) -> None:
+        """Note that the bucket is ours and is about to be emptied. Raises NotReady while others have a place in it."""
+        others = self._sharers(key_of(obj), resource)
+        if others:
+            raise NotReady(
+                "the bucket holds what others store",
+                object=f"bucket {resource.spec.bucket}",
+                cause=", ".join(others[:5]),
+                fix="delete those first, or set deletionPolicy: Retain",
+                reason="BucketShared",
+            )
+        await self._note(obj, REMOVING, resource.metadata.uid)
 
     async def _write_removal(self, obj: Obj, state: Removal) -> None:
         if state.fault is not None:
@@ -154,6 +168,18 @@ class ObjectStoreReconciler:
             seen = Observation("Ready", Truth.FALSE, "Emptying", text)
         cleanup = CleanUp(removed=state.removed, state="Waiting" if state.fault else "Emptying")
         await self._write(obj, seen, cleanup=cleanup)
+
+    def _sharers(self, key: ObjectKey, resource: ObjectStore) -> list[str]:
+        """Other ObjectStores, of any namespace that we see, whose data lies in the same bucket."""
+        spec = resource.spec
+        place = (spec.provider, spec.endpoint, spec.bucket)
+        found = []
+        for other in self._shared.object_stores.store:
+            wanted = other.get("spec") or {}
+            theirs = (wanted.get("provider"), wanted.get("endpoint") or "", wanted.get("bucket"))
+            if key_of(other) != key and theirs == place:
+                found.append(f"ObjectStore {key_of(other)}")
+        return sorted(found)
 
     def _users(self, key: ObjectKey) -> list[str]:
         """Everybody who still needs the store: Databases first, they go first."""

@@ -160,6 +160,23 @@ async def test_a_bucket_of_ours_is_emptied_and_removed(world: World):
     assert "fresh" not in world.cloud.buckets
 
 
+async def test_bug_a_bucket_was_emptied_with_what_another_objectstore_had_in_it(world: World):
+    world.store(bucket="fresh", create=True, deletionPolicy="Delete")
+    await becomes(world, "Reachable")
+    world.store("other", bucket="fresh", prefix="other")
+    await becomes(world, "Reachable", "other")
+    await world.bucket("fresh").put("other/shop/orders/backup", b"x")
+    await world.delete(OBJECT_STORE, "s3")
+    message = await becomes(world, "BucketShared")
+    assert "ObjectStore shop/other" in message and "Retain" in message
+    await world.rest(600)
+    assert world.bucket("fresh").raw("other/shop/orders/backup") == b"x"
+    assert world.bucket("fresh").raw(MARKER)
+    await world.delete(OBJECT_STORE, "other")
+    await world.until(lambda: world.find(OBJECT_STORE, "s3") is None)
+    assert "fresh" not in world.cloud.buckets
+
+
 async def test_retain_is_the_default(world: World):
     world.store(bucket="fresh", create=True)
     await becomes(world, "Reachable")
