@@ -184,8 +184,11 @@ class BackupWriter:
                 await keeper.close(remove=cleared)
 
     async def _clear(self) -> None:
-        running = self._layout.running(self.id)
-        keys = [info.key for info in await self._access.listed(self._layout.backup(self.id)) if info.key != running]
+        running, manifest = self._layout.running(self.id), self._layout.manifest(self.id)
+        # First of all: a manifest whose writing seemed to fail may be there, and what is left must not count as a backup.
+        await self._access.delete([manifest])
+        kept = (running, manifest)
+        keys = [info.key for info in await self._access.listed(self._layout.backup(self.id)) if info.key not in kept]
         await self._access.delete(keys)
         await self._access.abort_uploads(self._layout.backup(self.id))
 

@@ -539,3 +539,20 @@ async def test_cancelling_the_cleanup_is_not_swallowed(repo: Repository, store: 
     with pytest.raises(asyncio.CancelledError):
         await task
     assert [other for other in asyncio.all_tasks() if "hold" in other.get_name()] == []
+
+
+async def test_bug_a_backup_that_failed_at_its_manifest_was_left_as_a_backup_without_data(
+    repo: Repository, items: list[BackupItem], store: FaultyStore
+) -> None:
+    with pytest.raises(Unavailable):
+        async with repo.backups.writer("b1", META, options=SMALL) as writer:
+            await writer.store(Session(items))
+            await writer.add(end().items)
+            # The manifest is stored, but its writer never hears of it; then the store takes one more deletion.
+            store.inject("create", LoseAnswer(), key=f"{BACKUP}/manifest")
+            store.inject("create", Fail(), key=f"{BACKUP}/manifest", times=None)
+            store.inject("delete", Fail(), skip=1, times=None)
+            await writer.complete(Session([]).begin, end())
+    store.heal()
+    assert await repo.backups.ids() == []
+    assert (await repo.catalog()).backups == ()
