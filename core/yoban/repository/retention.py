@@ -2,8 +2,9 @@
 
 The plan is pure: a function of the catalogue, the survey and the time. Guarantees: what is removed was marked at an earlier
 look, at least a grace before; nothing goes that the wanted window, a restore or a backup under way needs; without a usable
-backup nothing goes at all; log goes only from before the first segment of the oldest backup that is still there. A clock that
-is wrong makes backups stay longer or go earlier within these rules, never the last usable ones.
+backup nothing goes at all, nor while anything that tells what is needed cannot be read; log goes only from before the first
+segment of the oldest backup that is still there. A clock that is wrong makes backups stay longer or go earlier within these
+rules, never the last usable ones.
 """
 
 from __future__ import annotations
@@ -120,6 +121,10 @@ def plan_retention(
             why[backup] = f"restore {held[0].id} is under way"
         else:
             remove.append(backup)
+    if unread := unreadable(catalog):
+        # What looks useless may be so only because of that: a line leads nowhere without the record of its reign.
+        text = f"{unread}, so nobody can tell what is needed"
+        return RetentionPlan(unmark=tuple(unmark), why={use.summary.id: text for use in view.backups})
     ruled = policy.keep_count is not None or policy.keep_for is not None
     staying = [use for use in view.backups if use.summary.id not in remove]
     return RetentionPlan(
@@ -130,6 +135,16 @@ def plan_retention(
         notes=tuple(hold.id for hold in catalog.restores if hold.expires + timedelta(days=1) < now),
         why=why,
     )
+
+
+def unreadable(catalog: Catalog) -> str:
+    """Return what of a repository's own records cannot be read or is missing, "" when all is there. Pure."""
+    if catalog.damaged:
+        more = f" and {len(catalog.damaged) - 1} more" if len(catalog.damaged) > 1 else ""
+        return f"{min(catalog.damaged)}{more} cannot be read"
+    marks = [*catalog.marks, *([catalog.mark] if catalog.mark is not None else [])]
+    missing = {mark.term for mark in marks} - {record.term for record in catalog.terms}  # it was written first
+    return f"the record of term {min(missing)} is missing" if missing else ""
 
 
 def wanted(backups: tuple[BackupUse, ...], policy: RetentionPolicy, now: datetime) -> set[str]:
@@ -161,13 +176,15 @@ def _log(
 ) -> dict[str, tuple[str, ...]]:
     if not staying:
         return {}
-    oldest = min((use.summary for use in staying), key=lambda summary: (summary.begin_time, summary.id))
-    first = _first(catalog, oldest, log)
+    first_term = {record.line: record.term for record in reversed(catalog.terms)}
+    needed = {use.summary.line for use in staying}
+    # Which is the oldest, places in the log tell: the clocks of who made the backups may differ.
+    line_of_oldest = min(needed, key=lambda line: (first_term.get(line, 0), line))
+    firsts = [(_first(catalog, use.summary, log), use.summary) for use in staying if use.summary.line == line_of_oldest]
+    first, oldest = min(firsts, key=lambda found: (found[0], found[1].id))
     unknown = running - catalog.running.keys()
     if unknown or any(_before(hold, oldest.begin_time, now) for hold in catalog.running.values()):
         return {}
-    first_term = {record.line: record.term for record in reversed(catalog.terms)}
-    needed = {use.summary.line for use in staying}
     going: dict[str, tuple[str, ...]] = {}
     for line, names in catalog.lines.items():
         if line == oldest.line:

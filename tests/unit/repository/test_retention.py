@@ -164,9 +164,31 @@ def test_log_before_every_backup_goes_line_by_line() -> None:
     }
 
 
+def test_bug_a_clock_that_was_ahead_cost_a_kept_backup_its_log() -> None:
+    # The instance that made `a` has a clock that is ahead: by the times noted `b` began first.
+    a, b = daily("a", "b")
+    ahead = msgspec.structs.replace(a, begin_time=b.begin_time + timedelta(minutes=1))
+    result = plan(full("a", "b", backups=(ahead, b)), RetentionPolicy(keep_count=2))
+    assert result.log == {"1": (segment("1", 0),)}  # `a` is kept, and needs segment 1
+
+
 def test_lines_of_kept_backups_stay() -> None:
     result = plan(catalog(**forked()), RetentionPolicy(keep_count=3), now=at(61))
     assert result.log == {"1": (segment("1", 0),)}
+
+
+def test_bug_backups_of_older_lines_went_when_the_record_of_a_reign_could_not_be_read() -> None:
+    # Restoring from them says to bring the record back; by then they were gone.
+    values = forked()
+    ids = [backup.id for backup in values["backups"]]
+    policy = RetentionPolicy(keep_count=1, grace=GRACE)
+    marked = {"expired": dict.fromkeys(ids, at(1)), "terms": values["terms"][:-1]}
+    for more in ({"damaged": {f"{ROOT}/terms/0000000003": "damaged"}}, {}):
+        result = plan(catalog(**(values | marked | more)), policy)
+        assert (result.mark, result.remove, result.log) == ((), (), {})
+        assert set(result.why) == set(ids)
+    unread = {"damaged": {f"{ROOT}/backups/x/manifest": "damaged"}}
+    assert not plan(full("a", "b", "c", **unread), RetentionPolicy(keep_count=1)).log, "it may need the oldest log"
 
 
 def test_an_engine_without_a_log_loses_no_log() -> None:

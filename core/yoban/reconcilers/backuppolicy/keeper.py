@@ -21,6 +21,7 @@ from yoban.reconcilers.destination import Destination
 from yoban.reconcilers.observers import Tasks
 from yoban.reconcilers.stores import Stores
 from yoban.repository import Repository, RetentionPolicy, RetryPolicy, plan_retention, survey
+from yoban.repository.retention import unreadable
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +103,8 @@ class Keeper:
         policy = RetentionPolicy(
             keep_count=keep.count, keep_for=keep.window if keep.window > timedelta(0) else None, grace=keep.grace
         )
+        if unread := unreadable(catalog):
+            log.warning("retention for %s removes nothing: %s", place.key, unread)
         plan = plan_retention(catalog, view, policy, self._clock.now(), log=log_source, running=running)
         done = await repository.apply_retention(plan) if plan else None
         swept = await repository.backups.sweep(grace=SWEEP_AFTER, spare=running)
