@@ -33,6 +33,7 @@ LEAST_AHEAD = 2
 PARALLEL = 4
 WORKERS = 2
 STORE_DEADLINE = 300.0
+JOIN_TRIES = 3
 
 
 class Prefetch:
@@ -129,7 +130,8 @@ class Prefetch:
         if not await self._repository.log.confirm_absent(line, name):
             return
         names: Sequence[str] = self._stored.get(line, ())
-        if names and names[0] < name < names[-1]:
+        last = max(names[-1] if names else "", self._plan.last_segment if line == self._plan.lines[-1] else "")
+        if (names and names[0] < name < last) or name == last:
             raise IntegrityError(
                 "a segment of the log is missing, later ones are there",
                 object=f"log/{line}/{name}",
@@ -188,13 +190,28 @@ class Prefetch:
     async def _bring(self, line: str, name: str) -> Path:
         destination = self._folder / name
         async with self._slots:
-            if self._is_tail(name) and not await self._repository.log.is_stored(line, name):
-                pad_to = self._source.pads_to(self._segment_bytes)
-                await self._repository.tail.join(line, name, destination, pad_to=pad_to)
-            else:
+            if not self._is_tail(name) or not await self._joined(line, name, destination):
                 await self._fetch(line, name, destination)
         fetched.add(1)
         return destination
+
+    async def _joined(self, line: str, name: str, destination: Path) -> bool:
+        """Put a segment's chunks together; False when it is stored whole by now. Raises IntegrityError for a gap."""
+        pad_to = self._source.pads_to(self._segment_bytes)
+        for left in reversed(range(JOIN_TRIES)):
+            if await self._repository.log.is_stored(line, name):
+                return False
+            try:
+                await self._repository.tail.join(line, name, destination, pad_to=pad_to)
+                return True
+            except NotFound as error:
+                if not left:
+                    raise _gone(line, name) from error
+            except IntegrityError as error:
+                if not left or error.reason != "LogGap":
+                    raise
+            # Its server may live on: chunks become one, and go when the whole segment is stored.
+        raise AssertionError("the last try returns or raises")
 
     async def _fetch(self, line: str, name: str, destination: Path) -> None:
         until = time.monotonic() + STORE_DEADLINE
@@ -216,10 +233,14 @@ class Prefetch:
                 await asyncio.sleep(1.0)
             except NotFound:
                 if name in self._whole:
-                    raise IntegrityError(
-                        "a segment of the log went while it was restored", object=f"log/{line}/{name}", reason="LogGap"
-                    ) from None
+                    raise _gone(line, name) from None
                 raise
+
+
+def _gone(line: str, name: str) -> IntegrityError:
+    return IntegrityError(
+        "a segment of the log went while it was restored", object=f"log/{line}/{name}", reason="LogGap"
+    )
 
 
 def _seen(task: asyncio.Task[Path]) -> None:

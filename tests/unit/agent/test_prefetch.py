@@ -197,3 +197,48 @@ async def test_a_segment_that_goes_meanwhile_is_a_gap(bench: Bench) -> None:
         await bench.get(it, name(2))
     assert failed.value.reason == "LogGap"
     await it.close()
+
+
+async def test_bug_the_last_segment_that_went_was_called_missing_and_waited_for_for_ever(bench: Bench) -> None:
+    await bench.store(0, 1)
+    chosen = plan(2)  # it was there when the restore was planned
+    it = await bench.open(chosen)
+    with pytest.raises(IntegrityError) as failed:
+        await bench.get(it, name(2))
+    assert failed.value.reason == "LogGap"
+    assert it.failure is failed.value
+    await it.close()
+    tail = await bench.open(plan(2, tail=100))
+    with pytest.raises(IntegrityError) as failed:
+        await bench.get(tail, name(2))
+    assert failed.value.reason == "LogGap"
+    await tail.close()
+
+
+async def test_bug_a_tail_whose_server_lives_on_failed_the_restore(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bench.store(0)
+    join = bench.repository.tail.join
+
+    async def compacted(*arguments: Any, **more: Any) -> int:
+        """Between the listing and the reading of chunks they became one."""
+        monkeypatch.setattr(bench.repository.tail, "join", join)
+        await bench.repository.tail.compact("1", 1, name(1), b"a" * 150)
+        raise IntegrityError("a chunk of the tail went while it was read", reason="LogGap")
+
+    async def completed(*arguments: Any, **more: Any) -> int:
+        """The segment is stored whole, and its chunks went."""
+        monkeypatch.setattr(bench.repository.tail, "join", join)
+        await bench.store(1)
+        await bench.repository.tail.clear("1", name(1))
+        return await join(*arguments, **more)
+
+    await bench.repository.tail.put("1", 1, name(1), 0, b"a" * 100)
+    it = await bench.open(plan(1, tail=100))
+    monkeypatch.setattr(bench.repository.tail, "join", compacted)
+    assert (await bench.get(it, name(1))).rstrip(b"\0") == b"a" * 150
+    monkeypatch.setattr(bench.repository.tail, "join", completed)
+    assert await bench.get(it, name(1)) == content(1)
+    assert it.failure is None
+    await it.close()
