@@ -102,10 +102,11 @@ class Restorer:
             raise NotReady("the store to restore from is not configured yet", object=document.restore.path)
         instance.board.set(restore=RestoreState(state="planning"))
         try:
-            chosen = await self._plan(source, wanted(document.restore.target))
             context = instance.context
-            await bootstrap.begin(context, instance, "restore")
-            reached = await self._carry_out(source, recovery, chosen, context)
+            async with _held(source, context.incarnation):
+                chosen = await self._plan(source, wanted(document.restore.target))
+                await bootstrap.begin(context, instance, "restore")
+                reached = await self._carry_out(source, recovery, chosen, context)
         except YobanError as error:
             instance.board.set(progress=None)
             state = instance.board.status.restore
@@ -150,13 +151,12 @@ class Restorer:
     ) -> RecoveryReached:
         instance = self._instance
         backup = chosen.backup.facts.id
-        async with _held(source, f"{context.incarnation}", backup):
-            manifest = await source.backups.manifest(backup)
-            instance.board.set(restore=RestoreState(backup=backup, line=chosen.recovery.line, state="copying"))
-            with tracer.start_as_current_span("restore copy"):
-                await self._copy(source, recovery, manifest, context)
-            with tracer.start_as_current_span("restore replay"):
-                return await self._replay(source, recovery, chosen, manifest, context)
+        manifest = await source.backups.manifest(backup)
+        instance.board.set(restore=RestoreState(backup=backup, line=chosen.recovery.line, state="copying"))
+        with tracer.start_as_current_span("restore copy"):
+            await self._copy(source, recovery, manifest, context)
+        with tracer.start_as_current_span("restore replay"):
+            return await self._replay(source, recovery, chosen, manifest, context)
 
     async def _copy(self, source: Repository, recovery: Recovery, manifest: Manifest, context: InstanceContext) -> None:
         board, rate = self._instance.board, Rate(self._instance.clock)
@@ -275,11 +275,12 @@ class Restorer:
 
 
 @contextlib.asynccontextmanager
-async def _held(source: Repository, name: str, backup: str) -> AsyncIterator[None]:
-    """Ask retention to spare the backup; where we may not write, it is restored all the same."""
+async def _held(source: Repository, name: str) -> AsyncIterator[None]:
+    """Ask retention to spare everything from before the catalogue is read; where we may not write, it is restored all the
+    same."""
     async with contextlib.AsyncExitStack() as stack:
         try:
-            await stack.enter_async_context(source.restores.hold(name, backup=backup, ttl=HOLD_FOR))
+            await stack.enter_async_context(source.restores.hold(name, ttl=HOLD_FOR))
         except YobanError as error:
-            log.warning("the backup cannot be kept from retention while it is restored: %s", error)
+            log.warning("what is restored cannot be kept from retention meanwhile: %s", error)
         yield

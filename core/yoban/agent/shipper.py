@@ -36,6 +36,8 @@ SEGMENT_DEADLINE = 300.0
 GRACE = 15.0
 """Seconds that a replica leaves a segment to the primary."""
 REMEMBERED = 20000
+REFUSED_AGAIN = 60.0
+"""Seconds after which a file that was refused is looked at again: somebody may have cleared it up."""
 BACKOFF = BackoffPolicy(initial=0.5, cap=15.0, jitter=0.5)
 
 
@@ -53,6 +55,7 @@ class Shipper:
         self._not_before = 0.0
         self._ours: Repository | None = None
         self._conflicts: dict[str, str] = {}
+        self._refused: dict[str, float] = {}
         self.kick = Notice()
         self.progress = Notice()
         self.reigning = False
@@ -130,6 +133,7 @@ class Shipper:
             log.debug("the log cannot be looked at: %s", error)
             return
         names = {segment.name.name for segment in self.pending}
+        self._reconsider(names)
         for name in [name for name in self._first_seen if name not in names]:
             del self._first_seen[name]
         for segment in self.pending:
@@ -138,6 +142,21 @@ class Shipper:
             return
         for segment in self.pending[: PARALLEL * 4]:
             self._begin(segment)
+
+    def _reconsider(self, pending: set[str]) -> None:
+        """Look at what was refused again now and then; forget what is no longer to be stored."""
+        now = time.monotonic()
+        for name, since in list(self._refused.items()):
+            if name not in pending:
+                self._conflicts.pop(name, None)
+                self._cleared(name)
+            elif now - since >= REFUSED_AGAIN:
+                self._conflicts.pop(name, None)
+                self._refused[name] = now
+
+    def _cleared(self, name: str) -> None:
+        if self._refused.pop(name, None) is not None and not self._refused:
+            self._instance.board.problem("segment", None)
 
     def _begin(self, segment: Segment) -> None:
         name = segment.name.name
@@ -155,6 +174,7 @@ class Shipper:
             self._failed(Unavailable("it was not stored in time", object=name))
         except IntegrityError as error:
             self._conflicts[name] = str(error)
+            self._refused.setdefault(name, time.monotonic())
             reason = error.reason if error.reason != "IntegrityError" else "SegmentConflict"
             log.error("%s is not stored: %s", name, error)
             self._instance.board.problem("segment", Problem(reason=reason, message=str(error), fix=error.fix))
@@ -182,6 +202,7 @@ class Shipper:
         result = await repository.log.put_segment(name.line, name.name, segment.path, probe=self.follows)
         await source.settled(context, segment)
         self._stored[name.name] = None
+        self._cleared(name.name)
         while len(self._stored) > REMEMBERED:
             self._stored.popitem(last=False)
         if name.kind is SegmentKind.FULL:

@@ -161,8 +161,12 @@ class Tailer:
             await self._record(repository, tail)
             if not self._segment_bytes:
                 self._segment_bytes = await source.segment_bytes(context)
-            await self._send(repository, tail)
+            whole = await self._send(repository, tail)
             await self._clear(repository)
+            if not whole:
+                # The file went while it was read: the shipper has it as a segment, and the next tail tells more.
+                self._shipper.kick.ring()
+                return
             for name in tail.earlier:
                 if not self._shipper.is_stored(name):
                     # The shipper is at it; without it the mark would promise what is not there.
@@ -198,7 +202,8 @@ class Tailer:
         self._recorded = self._term
         log.info("term %s recorded", self._term)
 
-    async def _send(self, repository: Repository, tail: LogTail) -> None:
+    async def _send(self, repository: Repository, tail: LogTail) -> bool:
+        """Store the tail up to its flushed place; False when it could not be read up to there."""
         sent = self._sent
         if sent is None or (sent.line, sent.segment, sent.term) != (tail.line, tail.segment, self._term):
             end = count = 0
@@ -214,7 +219,7 @@ class Tailer:
             data = await asyncio.to_thread(_read, tail.path, sent.end, size)
             if len(data) < size:
                 # Renamed or recycled under us: the whole segment follows.
-                return
+                return False
             await repository.tail.put(tail.line, self._term, tail.segment, sent.end, data)
             sent.end += size
             sent.chunks += 1
@@ -225,6 +230,7 @@ class Tailer:
             if len(data) == sent.end:
                 await repository.tail.compact(tail.line, self._term, tail.segment, data)
                 sent.chunks = 1
+        return True
 
     async def _clear(self, repository: Repository) -> None:
         """Remove the chunks of segments that are stored whole by now."""

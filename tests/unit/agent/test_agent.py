@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 from rig import DATABASE, INCARNATION, NAMESPACE, STORE, Agent, Rig, until
-from yoban.agent import decisions, tailer
+from yoban.agent import decisions, restorer, shipper, tailer
 from yoban.agent.marker import read_marker
 from yoban.kube.resource import LEASE, POD
 from yoban.model.control import JobRequest, JobStatus, ShipRequest
@@ -343,6 +343,63 @@ async def test_the_log_is_stored_and_restored_to_a_moment(
             assert cloud.buckets["backups"].objects[key].data == data
 
 
+async def test_bug_retention_was_not_told_of_a_restore_before_it_was_planned(
+    make_rig: MakeRig, cloud: MemoryCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = make_rig()
+    agent = rig.agent()
+    agent.start()
+    await agent.ready()
+    assert (await backup(agent)).state == "completed"
+    await stored(agent)
+    held: list[bool] = []
+    real = restorer.history
+
+    def seen(*arguments: Any) -> Any:
+        held.append(any("/restores/" in key for key in cloud.buckets["backups"].objects))
+        return real(*arguments)
+
+    monkeypatch.setattr(restorer, "history", seen)
+    copy = make_rig()
+    copy.source = STORE
+    copy.document = msgspec.structs.replace(
+        copy.document,
+        incarnation="ba9876543210",
+        uid="uid-2",
+        archive=None,
+        restore=RestoreDocument(path=f"{NAMESPACE}/{DATABASE}/{INCARNATION}", target=TargetDocument(type="latest")),
+    )
+    second = copy.agent()
+    second.start()
+    await second.ready()
+    assert held and all(held)
+    assert not any("/restores/" in key for key in cloud.buckets["backups"].objects)
+
+
+async def test_bug_a_mark_promised_bytes_of_the_tail_that_could_not_be_read(
+    make_rig: MakeRig, cloud: MemoryCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = make_rig()
+    agent = rig.agent()
+    agent.start()
+    await agent.ready()
+    await stored(agent)
+    looks = 0
+
+    def gone(path: object, start: int, size: int) -> bytes:
+        nonlocal looks
+        looks += 1
+        return b""
+
+    monkeypatch.setattr(tailer, "_read", gone)
+    await rig.driver.write(agent.context, "row")
+    await until("a round has ended, and another one has begun", lambda: looks > 1)
+    mark = await repository(cloud).marks.newest()
+    assert mark is not None
+    chunks = await repository(cloud).tail.chunks(mark.line, mark.segment)
+    assert mark.flushed <= max((chunk.end for chunk in chunks), default=0)
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 async def test_a_gap_stops_the_restore_by_name(
     make_rig: MakeRig, cloud: MemoryCloud, engine: type[MemoryEngine]
@@ -530,6 +587,26 @@ async def test_other_content_under_a_segments_name_is_an_error(make_rig: MakeRig
     assert info.size == 4096
     answer = await agent.processes.ask.answer("archive\t0001-00000001\tlog/0001-00000001")  # type: ignore[union-attr]
     assert answer.startswith("error")
+
+
+async def test_bug_a_segment_that_was_refused_stayed_so_when_somebody_had_cleared_it_up(
+    make_rig: MakeRig, cloud: MemoryCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shipper, "REFUSED_AGAIN", 0.1)
+    rig = make_rig()
+    agent = rig.agent()
+    agent.start()
+    await agent.ready()
+    await stored(agent)
+    foreign = rig.folder / "foreign"
+    foreign.write_bytes(b"x" * 4096)
+    await repository(cloud).log.put_segment("1", "0001-00000001", foreign)
+    await fill(rig, agent, 100)
+    await until("it is told", lambda: "SegmentConflict" in agent.reasons())
+    refused = await repository(cloud).log.describe("1", "0001-00000001")
+    await repository(cloud).log.delete("1", ["0001-00000001"])
+    await until("it is told no more", lambda: "SegmentConflict" not in agent.reasons())
+    assert (await repository(cloud).log.describe("1", "0001-00000001")).sha256 != refused.sha256
 
 
 async def test_answers_of_the_socket(make_rig: MakeRig) -> None:
