@@ -44,6 +44,7 @@ from yoban_mysql import carried, follow, quiesce
 from yoban_mysql.carried import Table
 from yoban_mysql.configuration import plugins
 from yoban_mysql.gtid import GtidSet
+from yoban_mysql.log import newest_commit
 from yoban_mysql.names import COPY
 from yoban_mysql.pages import PAGE, Verifier, has_pages
 from yoban_mysql.positions import position_of
@@ -160,8 +161,11 @@ class MySqlBackup(BaseBackup):
                 "binlog_file": str(started["file"]),
                 "binlog_position": str(started["position"]),
             }
-            # Read when the copy was complete: it holds nothing later.
-            end = BackupEnd(position, found.line, started["ended"], frozen_seconds=frozen, facts=facts)
+            # Read when the copy was complete: it holds nothing later. Commits bear the time of where they were run first,
+            # and that server's clock may be ahead of ours.
+            newest = await asyncio.to_thread(newest_commit, ctx.data)
+            ended = max(started["ended"], newest or started["ended"])
+            end = BackupEnd(position, found.line, ended, frozen_seconds=frozen, facts=facts)
             yield MySqlSession(folder, begin, end, files)
         finally:
             await asyncio.shield(asyncio.to_thread(_clear, ctx))

@@ -64,7 +64,7 @@ class _Data:
         heads: sets at the heads of files, by number; they never change.
         line: line that this server wrote when it was last seen as primary, "" when it was none.
         stored: names of files that are stored.
-        scanned: number of a file, the byte up to which its commit times were read, and the last of them.
+        scanned: number of a file, the byte up to which its commit times were read, and the latest of them.
     """
 
     heads: dict[int, GtidSet] = field(default_factory=dict)
@@ -278,7 +278,7 @@ class MySqlLog(LogSource):
         )
 
     def _last_commit(self, known: _Data, files: Sequence[File], current: File, flushed: int) -> datetime | None:
-        """The time of the last commit up to a place. Each byte is read once; a file before the current one at most once."""
+        """The latest time of a commit up to a place. Each byte is read once; a file before the current one at most once."""
         number, at, last = known.scanned
         if number != current.number:
             before = next((file for file in reversed(files) if file.number < current.number), None)
@@ -330,15 +330,28 @@ def _in_use(path: Path) -> bool:
 
 
 def _scan(path: Path, start: int, end: int, last: datetime | None) -> tuple[datetime | None, int]:
-    """The last commit between two bytes of a file, and where the next transaction begins."""
+    """The latest of `last` and the commits between two bytes of a file, and where the next transaction begins."""
     try:
         with path.open("rb") as file:
             log = BinlogFile(file, end)
             for transaction in log.transactions(start):
-                last = transaction.committed
+                # Not the last one's: it may have been run first on a server whose clock is behind.
+                last = max(last or transaction.committed, transaction.committed)
             return last, log.end
     except FileNotFoundError:
         return last, start
+
+
+def newest_commit(data: Path) -> datetime | None:
+    """The latest time of a commit in the newest file of the log that has one; None when there is none. Blocking."""
+    for path in reversed(line.log_index(data)):
+        try:
+            found, _ = _scan(path, 0, path.stat().st_size, None)
+        except (FileNotFoundError, IntegrityError):
+            continue  # purged meanwhile, or just made: its head is not written yet
+        if found is not None:
+            return found
+    return None
 
 
 async def _observed(session: Session) -> tuple[str, datetime]:

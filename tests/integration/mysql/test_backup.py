@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections import namedtuple
+from datetime import UTC, datetime
 
 import pytest
 from yoban.errors import Terminal
@@ -74,6 +75,23 @@ async def test_a_replica_serves_and_its_copy_follows_nobody(world: World) -> Non
     channels = "SELECT COUNT(*) FROM performance_schema.replication_connection_configuration WHERE host <> ''"
     assert await restored.value(channels) == 0
     await world.follows(replica)
+
+
+async def test_bug_a_copy_ended_before_commits_that_it_holds_where_a_clock_is_behind(world: World) -> None:
+    # A restore to a moment between the two began with this copy, and had what was committed after that moment.
+    primary = await world.primary()
+    replica = await world.replica(primary)
+    ahead = "1893456000000000"  # microseconds: the primary's clock says 2030
+    await primary.run(
+        "CREATE TABLE app.t (id int PRIMARY KEY)",
+        f"SET SESSION original_commit_timestamp = {ahead}",
+        "INSERT INTO app.t VALUES (1)",
+    )
+    await world.level(replica, primary)
+    for one in (replica, primary):
+        async with world.engine.base_backup.backup(one.ctx, REQUEST) as session:
+            end = await session.finish()
+        assert end.time >= datetime(2030, 1, 1, tzinfo=UTC), one.ctx.name
 
 
 async def test_tables_that_clone_does_not_carry_are_refused_by_name(world: World) -> None:

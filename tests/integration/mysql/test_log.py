@@ -91,6 +91,23 @@ async def test_the_tail_claims_what_is_committed_and_written(world: World) -> No
     assert fresh is not None and fresh.last_commit == tail.last_commit
 
 
+async def test_bug_the_last_commit_told_was_earlier_than_others_where_a_clock_had_been_ahead(world: World) -> None:
+    # A restore to a moment between the two took it for later than every commit, and went on to the end of the log.
+    primary = await world.primary()
+    log = source(primary)
+    await rotated(primary, 1)
+    ahead = "SET SESSION original_commit_timestamp = 1893456000000000"  # as a former primary wrote it: 2030
+    await primary.run(ahead, "INSERT INTO app.t VALUES (2, '')")
+    await primary.run("INSERT INTO app.t VALUES (3, '')")
+    tail = await log.tail(primary.ctx)
+    assert tail is not None
+    assert tail.last_commit == datetime(2030, 1, 1, tzinfo=UTC)
+    await primary.run("FLUSH BINARY LOGS", "INSERT INTO app.t VALUES (4, '')")
+    tail = await log.tail(primary.ctx)
+    assert tail is not None
+    assert tail.last_commit == datetime(2030, 1, 1, tzinfo=UTC)
+
+
 async def test_after_a_clean_stop_everything_is_complete(world: World) -> None:
     primary = await world.primary()
     await rotated(primary, 1)
