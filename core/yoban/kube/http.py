@@ -25,7 +25,8 @@ CONNECT_SECONDS = 3.0  # for one address of a name that has several
 CLOSE_SECONDS = 2.0
 MAX_HEAD = 64 * 1024
 HIGH_WATER = 1 << 20  # bytes of an answer that wait to be read
-_IDEMPOTENT = frozenset(("GET", "HEAD", "PUT", "DELETE", "OPTIONS"))
+_REPEATED = frozenset(("GET", "HEAD", "PUT", "OPTIONS"))
+"""Not DELETE: the second one might hit the object's successor. Whether it may be repeated its sender knows."""
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] (\d{3})(?: |$)")
 _SIZE = re.compile(rb"[0-9a-fA-F]{1,15}[ \t]*(?:;|$)")
 
@@ -311,7 +312,7 @@ class Pool:
                 await connection.head()
             except Broken as error:
                 self.release(connection)
-                if error.begun or not connection.used or method not in _IDEMPOTENT:
+                if error.begun or not connection.used or method not in _REPEATED:
                     raise
             except BaseException:
                 self.release(connection)

@@ -249,6 +249,24 @@ async def test_what_an_idle_connections_end_swallowed_is_sent_again_if_it_may_be
     assert asked_for == (3 if repeated else 2)
 
 
+async def test_bug_a_deletion_was_sent_again_whoever_had_the_name_by_then() -> None:
+    deleted = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal deleted
+        while head := await reader.readuntil(b"\r\n\r\n"):
+            if head.startswith(b"DELETE"):
+                deleted += 1
+                return  # it was done, and the answer is lost
+            writer.write(OK)
+
+    async with pool_to(serve) as pool:
+        assert await ask(pool) == b"ok"
+        with pytest.raises(Broken):
+            await ask(pool, "DELETE")
+    assert deleted == 1
+
+
 async def test_a_request_that_is_given_up_closes_its_connection() -> None:
     left = asyncio.Event()
 
