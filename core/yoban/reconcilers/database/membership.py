@@ -1,8 +1,9 @@
 """Second decision: which instances exist, given what became of their volumes.
 
-Guarantees: pure. A number is never used again; the primary is never taken away; a volume that was deleted means a new
-instance under a new number, as long as others hold the data; when nobody does, nothing is made or taken away at all.
-Numbers reach the Lease before anything is made of them: `plan.membership` is what is to be written first.
+Guarantees: pure. A number is never used again; the primary is never taken away, nor anybody while it is not known who that
+is; a volume that was deleted means a new instance under a new number, as long as others hold the data; when nobody does,
+nothing is made or taken away at all. Numbers reach the Lease before anything is made of them: `plan.membership` is what is to
+be written first.
 """
 
 from __future__ import annotations
@@ -44,6 +45,9 @@ def plan(observed: Observed, wanted: int) -> MembershipPlan:
     if initialized and _nobody_has_data(observed, membership, fresh, lost):
         why = "no volume holds the data any more; nothing is made in its place"
         return MembershipPlan(membership, data_lost=True, why=(why,))
+    if initialized and observed.primary is None:
+        # The Lease was lost and nobody has taken it again: whoever is taken away now could be the primary.
+        wanted = max(wanted, len(membership.numbers))
     existing = [_existing(observed, number, number in lost) for number in membership.numbers]
     decided = topology(wanted, existing, membership.last, initialized=initialized)
     if not initialized:

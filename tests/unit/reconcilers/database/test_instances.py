@@ -208,3 +208,19 @@ async def test_a_log_volume_of_its_own(world: World) -> None:
     await world.settle()
     assert [n.endswith("-log") for n in world.names(PERSISTENT_VOLUME_CLAIM)] == [False, True]
     assert membership(world).volumes[1] == uids(world, PERSISTENT_VOLUME_CLAIM)[world.names(PERSISTENT_VOLUME_CLAIM)[0]]
+
+
+async def test_bug_a_primary_whose_lease_was_lost_was_taken_away_by_a_scale_down(world: World) -> None:
+    world.make()
+    await world.settle()
+    volumes = world.names(PERSISTENT_VOLUME_CLAIM)
+    unready = {"conditions": [{"type": "Ready", "status": "False"}]}
+    world.server.edit(POD, NAMESPACE, "orders-1-0", lambda o: o.update(status=unready))
+    world.server.remove(LEASE, NAMESPACE, "orders-primary")
+    world.change(partial(scale, 2))
+    for _ in range(5):  # nobody has taken the Lease yet
+        await world.once()
+    assert "orders-1" in world.names(STATEFUL_SET)
+    assert world.names(PERSISTENT_VOLUME_CLAIM) == volumes
+    await world.settle()
+    assert world.names(STATEFUL_SET) == ["orders-1", "orders-2"]
