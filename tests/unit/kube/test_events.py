@@ -9,7 +9,15 @@ from collections.abc import AsyncIterator
 import pytest
 from yoban.kube.client import Client
 from yoban.kube.errors import Unreachable
-from yoban.kube.events import CAPACITY, Recorder, events_total
+from yoban.kube.events import (
+    CAPACITY,
+    KIND_BURST,
+    KIND_EVERY,
+    OBJECT_BURST,
+    OBJECT_EVERY,
+    Recorder,
+    events_total,
+)
 from yoban.kube.objects import Obj
 from yoban.kube.resource import CONFIG_MAP, EVENT
 from yoban.testing.apiserver import FakeApiServer
@@ -55,12 +63,21 @@ async def test_3_11_an_event_has_reason_action_and_reporter(
     assert event["eventTime"].endswith("Z")
 
 
-async def test_3_11_the_queue_is_bounded_and_drops_are_counted(
-    server: FakeApiServer, recorder: Recorder, regarding: Obj
-) -> None:
+def some(server: FakeApiServer, count: int) -> list[Obj]:
+    """So many objects that something can happen to."""
+    return [server.put(CONFIG_MAP, {"metadata": {"namespace": "ns", "name": f"o{n}"}}) for n in range(count)]
+
+
+def told(server: FakeApiServer) -> list[str]:
+    """What people read, in the order of its telling, each with its count."""
+    events = sorted(server.objects(EVENT), key=lambda event: int(event["metadata"]["resourceVersion"]))
+    return [f"{event['note']} x{event.get('series', {}).get('count', 1)}" for event in events]
+
+
+async def test_3_11_the_queue_is_bounded_and_drops_are_counted(server: FakeApiServer, recorder: Recorder) -> None:
     before = events_total.value("dropped")
-    for number in range(CAPACITY + 5):
-        recorder.event(regarding, f"R{number}", "n", action="A")
+    for obj in some(server, CAPACITY + 5):
+        recorder.event(obj, "R", "n", action="A")
     assert events_total.value("dropped") == before + 5
     async with running(recorder):
         await asyncio.sleep(0.1)
@@ -82,6 +99,105 @@ async def test_3_11_equal_events_become_a_series(server: FakeApiServer, recorder
         recorder.event(regarding, "Again", "n", action="A")
         await asyncio.sleep(1)
         assert len(server.objects(EVENT)) == 3, "a new series"
+
+
+async def test_bug_a_second_replica_that_breaks_is_told_with_words_of_its_own(
+    server: FakeApiServer, recorder: Recorder, regarding: Obj
+) -> None:
+    """Another note began no event of its own: its words were lost in the count of the first."""
+    async with running(recorder):
+        recorder.event(regarding, "ReplicaBroken", "db-2 cannot follow: its log is gone", action="A", warning=True)
+        recorder.event(regarding, "ReplicaBroken", "db-3 cannot follow: it has a write", action="A", warning=True)
+        await asyncio.sleep(1)
+        recorder.event(regarding, "ReplicaBroken", "db-2 cannot follow: its log is gone", action="A", warning=True)
+        await asyncio.sleep(1)
+    assert sorted(told(server)) == ["db-2 cannot follow: its log is gone x2", "db-3 cannot follow: it has a write x1"]
+
+
+async def test_3_11_a_note_that_never_says_the_same_is_no_stream(
+    server: FakeApiServer, recorder: Recorder, regarding: Obj
+) -> None:
+    """Ten at once and one each ten minutes; what is between them is a count, and the words are the latest."""
+    combined = events_total.value("combined")
+    async with running(recorder):
+        for number in range(1, 71):
+            recorder.event(regarding, "Behind", f"{number} GB behind", action="A")
+            await asyncio.sleep(60)
+        assert len(server.writes()) in range(KIND_BURST + 6, KIND_BURST + 9), "in 70 minutes"
+    lines = told(server)
+    assert lines[:KIND_BURST] == [f"{n} GB behind x1" for n in range(1, KIND_BURST + 1)]
+    assert lines[-1].startswith("70 GB behind ")
+    assert sum(int(line.rpartition("x")[2]) for line in lines) == 70, "each is told or counted"
+    assert events_total.value("combined") == combined + 70 - len(lines)
+
+
+async def test_3_11_the_latest_words_are_told_when_their_turn_comes(
+    server: FakeApiServer, recorder: Recorder, regarding: Obj
+) -> None:
+    async with running(recorder):
+        for number in range(KIND_BURST + 5):
+            recorder.event(regarding, "Behind", f"{number}", action="A")
+        await asyncio.sleep(KIND_EVERY - 1)
+        assert len(told(server)) == KIND_BURST
+        assert recorder.held_back == 1
+        await asyncio.sleep(2)
+        assert told(server)[KIND_BURST:] == ["14 x5"]
+        assert recorder.held_back == 0
+        (event,) = [event for event in server.objects(EVENT) if event["note"] == "14"]
+        assert event["eventTime"] <= event["series"]["lastObservedTime"]
+        recorder.event(regarding, "Behind", "14", action="A")
+        await asyncio.sleep(400)
+        assert told(server)[KIND_BURST:] == ["14 x6"], "it is a series like any other"
+
+
+async def test_3_11_events_about_one_object_are_bounded_and_warnings_go_first(
+    server: FakeApiServer, recorder: Recorder, regarding: Obj
+) -> None:
+    """25 at once and one each five minutes, whatever their reasons; another object is not affected."""
+    other = server.put(CONFIG_MAP, {"metadata": {"namespace": "ns", "name": "b"}})
+    async with running(recorder):
+        for number in range(OBJECT_BURST + 2):
+            recorder.event(regarding, f"R{number}", f"{number}", action="A")
+        recorder.event(regarding, "Broken", "broken", action="A", warning=True)
+        recorder.event(other, "R0", "another object's", action="A")
+        await asyncio.sleep(1)
+        assert told(server) == [*(f"{n} x1" for n in range(OBJECT_BURST)), "another object's x1"]
+        await asyncio.sleep(OBJECT_EVERY)
+        assert told(server)[OBJECT_BURST + 1 :] == ["broken x1"]
+        await asyncio.sleep(2 * OBJECT_EVERY)
+        assert told(server)[OBJECT_BURST + 2 :] == ["25 x1", "26 x1"]
+
+
+async def test_3_11_what_is_held_back_is_bounded_and_drops_are_counted(
+    server: FakeApiServer, recorder: Recorder, regarding: Obj
+) -> None:
+    before = events_total.value("dropped")
+    async with running(recorder):
+        for number in range(OBJECT_BURST + CAPACITY + 5):
+            recorder.event(regarding, f"R{number}", "n", action="A")
+            await asyncio.sleep(0.001)
+        assert recorder.held_back == CAPACITY
+        assert events_total.value("dropped") == before + 5
+
+
+async def test_3_11_a_busy_recorder_ends_its_series_too(
+    server: FakeApiServer, recorder: Recorder, regarding: Obj
+) -> None:
+    """Events that keep coming are no reason to put off what is due: the map of series would grow."""
+    async with running(recorder):
+        recorder.event(regarding, "Once", "n", action="A")
+        for _ in range(100):
+            recorder.event(regarding, "Again", "n", action="A")
+            await asyncio.sleep(5)
+        assert recorder.open_series == 1
+
+
+async def test_3_11_closing_tells_what_is_held_back(server: FakeApiServer, recorder: Recorder, regarding: Obj) -> None:
+    async with running(recorder):
+        for number in range(KIND_BURST + 5):
+            recorder.event(regarding, "Behind", f"{number}", action="A")
+        await asyncio.sleep(1)
+    assert told(server)[KIND_BURST:] == ["14 x5"]
 
 
 async def test_3_11_a_lasting_series_is_refreshed_every_30_minutes(
