@@ -322,3 +322,25 @@ async def test_a_name_with_several_addresses_is_tried_at_all_of_them(monkeypatch
 
         monkeypatch.setattr(pool, "_addresses", addresses)
         assert await ask(pool) == b"ok"
+
+
+async def test_bug_what_was_given_up_does_not_arrive_later() -> None:
+    """What a leader had on its way when it ended was sent for minutes more, and came in during its successor's term."""
+    loop = asyncio.get_running_loop()
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        listener.setblocking(False)
+        pool = Pool(f"http://127.0.0.1:{listener.getsockname()[1]}", None, server_hostname=None, headers={})
+        asking = asyncio.create_task(pool.exchange("PUT", "/late", {}, b"x" * (8 << 20)))
+        server, _ = await loop.sock_accept(listener)
+        with server:
+            server.setblocking(False)
+            assert await loop.sock_recv(server, 3) == b"PUT"
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+            await pool.close()
+            with pytest.raises(ConnectionResetError):
+                while await loop.sock_recv(server, 1 << 20):
+                    pass
