@@ -249,6 +249,11 @@ def conditions() -> str:
             "its primary accepts writes and nothing blocks; missing replicas alone give `Degraded`",
         ),
         ("Database", "`Archiving`", "every commit is stored as its BackupPolicy asks"),
+        (
+            "Database",
+            "`Recoverable`",
+            "what is stored can be restored, up to its end; with the reason `TermMissing` only from the window's start on",
+        ),
         ("ObjectStore", "`Ready`", "it can be read and written"),
         ("BackupPolicy", "`Ready`", "what it asks for holds for every Database that names it"),
         ("Backup", "`Completed`", "it is stored whole, and the log up to its end with it"),

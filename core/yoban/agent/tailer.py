@@ -31,6 +31,8 @@ meter = metrics.get_meter("yoban.agent")
 
 IDLE_MARK_EVERY = 10.0
 FOLLOW_EVERY = 30.0
+RECORD_EVERY = 300.0
+"""Seconds between looks whether the record of our reign is still there."""
 LONGEST_CHUNK = 8 << 20
 COMPACT_ABOVE = 64
 """Chunks of one segment; then they are joined into one."""
@@ -59,7 +61,8 @@ class Tailer:
         self._shipper = shipper
         self._term = 0
         self._promotion: Promotion | None = None
-        self._recorded = 0
+        self._recorded: TermRecord | None = None
+        self._record_seen_at = 0.0
         self._sent: _Sent | None = None
         self._chunked: list[tuple[str, str]] = []
         self._mark: Mark | None = None
@@ -175,12 +178,14 @@ class Tailer:
             await self._note(repository, tail)
 
     async def _record(self, repository: Repository, tail: LogTail) -> None:
-        """Write the term's record, once a term."""
-        if self._recorded == self._term:
+        """Write the term's record, once a term, and again when it is lost while we reign."""
+        if self._recorded is not None and self._recorded.term == self._term:
+            await self._keep_record(repository, self._recorded)
             return
+        self._record_seen_at = time.monotonic()
         for record in await repository.terms.all():
             if record.term == self._term and record.instance == self._instance.environment.instance:
-                self._recorded = self._term
+                self._recorded = record
                 return
         promotion = self._promotion
         replication = self._instance.engine.replication
@@ -188,7 +193,7 @@ class Tailer:
             async with asyncio.timeout(30):
                 promotion = await replication.promote(self._instance.context, deadline=20)
         first = self._term == 1 or promotion is None
-        await repository.terms.write(
+        self._recorded = await repository.terms.write(
             TermRecord(
                 term=self._term,
                 instance=self._instance.environment.instance,
@@ -199,8 +204,21 @@ class Tailer:
                 incarnation=self._instance.document.incarnation,
             )
         )
-        self._recorded = self._term
         log.info("term %s recorded", self._term)
+
+    async def _keep_record(self, repository: Repository, record: TermRecord) -> None:
+        """Look now and then whether the record is there: once nobody knows it any more, what we store cannot be restored."""
+        now = time.monotonic()
+        if now - self._record_seen_at < RECORD_EVERY:
+            return
+        self._record_seen_at = now
+        try:
+            if await repository.terms.read(record.term) is None:
+                await repository.terms.write(record)
+                log.warning("the record of term %s was gone and is written again", record.term)
+        except IntegrityError as error:
+            # Damaged, but nobody's to overwrite. Storing the log goes on; the operator tells what cannot be restored.
+            log.warning("the record of term %s cannot be read: %s", record.term, error)
 
     async def _send(self, repository: Repository, tail: LogTail) -> bool:
         """Store the tail up to its flushed place; False when it could not be read up to there."""

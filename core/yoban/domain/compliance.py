@@ -25,6 +25,7 @@ class Facts:
         lag: age of the oldest commit that is not stored; None when nobody tells, or the engine has no log.
         failing_since: since when storing the log fails.
         gap: the segment that is missing after the newest backup, "" when none is.
+        lost: why the newest reign's log cannot be restored, None when it can.
         store: why the store cannot be read now.
         failures: base backups of the present need that failed, and why the last did.
         has_log: the engine ships a log.
@@ -35,6 +36,7 @@ class Facts:
     lag: float | None = None
     failing_since: datetime | None = None
     gap: str = ""
+    lost: Fault | None = None
     store: Fault | None = None
     failures: int = 0
     failure: str = ""
@@ -52,7 +54,10 @@ class Verdict:
 
 
 def judge(facts: Facts, now: datetime) -> Verdict:
-    """Return the verdict; the gravest fault first: a hole in the log, then no store, a late log, a late base backup."""
+    """Return the verdict; the gravest fault first: a log that cannot be followed, then no store, a late log, a late base
+    backup."""
+    if facts.lost is not None:
+        return Verdict(False, now, facts.lost.reason, str(facts.lost))
     if facts.gap:
         text = f"{facts.gap} is missing; what lies behind it cannot be restored until the next base backup"
         return Verdict(False, now, "LogGap", text)

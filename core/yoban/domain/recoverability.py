@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 
 from yoban.domain.history import History, StoredBackup
 from yoban.domain.lineage import Extent, Gap, chain, complete, extent, fed, on_chain
+from yoban.domain.reigns import LostRecord, lost_record
+from yoban.domain.summary import Fault, fault
 from yoban.errors import IntegrityError, InvalidInput, NotFound, Terminal, Unsupported
 from yoban.plugins import (
     Capability,
@@ -39,6 +41,7 @@ class Recoverable:
         gap: the segment that is missing between the newest complete backup and the end of the log, None when all is
             there.
         extent: end of the stored log, None without a window.
+        lost: the reign whose record is missing, None when all are there, or a line was named.
     """
 
     lines: tuple[str, ...] = ()
@@ -48,6 +51,7 @@ class Recoverable:
     unusable: tuple[tuple[str, str], ...] = ()
     gap: Gap | None = None
     extent: Extent | None = None
+    lost: LostRecord | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,7 @@ def recoverable(history: History, engine: Engine, line: str = "") -> Recoverable
     """
     log = engine.log_source
     lines, forks = chain(history, line)
+    lost = None if line else lost_record(history, lines)
     usable: list[StoredBackup] = []
     reaching: list[StoredBackup] = []
     unusable: list[tuple[str, str]] = []
@@ -88,7 +93,7 @@ def recoverable(history: History, engine: Engine, line: str = "") -> Recoverable
     end: Extent | None = None
     for backup in sorted(history.backups, key=lambda item: (item.facts.end_time, item.facts.id)):
         if not on_chain(backup, lines, forks, engine.positions):
-            unusable.append((backup.facts.id, f"it lies on line {backup.facts.line}, which was left before its end"))
+            unusable.append((backup.facts.id, _off(backup, lines, lost)))
             continue
         if missing := complete(history, backup, log):
             unusable.append((backup.facts.id, f"{missing} is missing, without which it is not consistent"))
@@ -109,16 +114,29 @@ def recoverable(history: History, engine: Engine, line: str = "") -> Recoverable
         # The greatest of all: an overestimate makes a restore fail loudly, an underestimate would go too far unseen.
         last_commit = min(max(seen), end.at) if seen else None
         window = Window(oldest.end_time, end.at, last_commit, end.position, end.line, forks)
-        return Recoverable(lines, forks, window, tuple(reaching), tuple(unusable), None, end)
+        return Recoverable(lines, forks, window, tuple(reaching), tuple(unusable), None, end, lost)
     if not usable:
-        return Recoverable(lines, forks, None, (), tuple(unusable), gap)
+        return Recoverable(lines, forks, None, (), tuple(unusable), gap, lost=lost)
     only = usable[-1]
     facts = only.facts
     window = Window(facts.end_time, facts.end_time, None, facts.end, facts.line, forks)
     lone = Extent(facts.line, facts.end, facts.end_time, only.last_segment)
-    return Recoverable(
-        lines, forks, window, (only,), tuple(item for item in unusable if item[0] != facts.id), gap, lone
-    )
+    others = tuple(item for item in unusable if item[0] != facts.id)
+    return Recoverable(lines, forks, window, (only,), others, gap, lone, lost)
+
+
+def hindrance(found: Recoverable) -> Fault | None:
+    """Return why not everything that is stored can be restored; None when it can, or there is nothing yet.
+
+    It is `blocking` when it concerns the end of the log: `latest` is refused. Otherwise what lies before the window is lost.
+    """
+    if found.lost is not None and found.lost.newest:
+        return fault(_term_missing(found.lost, found.window))
+    if found.gap is not None:
+        return fault(_gap(found.gap, found.window, found))
+    if found.lost is not None:
+        return replace(fault(_term_missing(found.lost, found.window)), blocking=found.window is None)
+    return None
 
 
 def plan(history: History, target: RecoveryTarget, engine: Engine) -> Plan:
@@ -137,10 +155,10 @@ def plan(history: History, target: RecoveryTarget, engine: Engine) -> Plan:
             (`TermMissing`); its object key is named.
     """
     parsed = _parsed(target, engine)
-    if not parsed.line:
-        _recorded(history)
     found = recoverable(history, engine, parsed.line)
     window = found.window
+    if found.lost is not None and (found.lost.newest or (window is None and not parsed.backup)):
+        raise _term_missing(found.lost, window)
     if parsed.backup:
         chosen = _named(history, found, parsed, engine)
         if window is None or found.gap is not None:
@@ -261,15 +279,47 @@ def _nothing(history: History, found: Recoverable) -> Terminal:
     )
 
 
-def _gap(gap: Gap, window: Window, found: Recoverable) -> IntegrityError:
-    backup = found.backups[-1].facts.id
+def _gap(gap: Gap, window: Window | None, found: Recoverable) -> IntegrityError:
+    proven = (
+        f"restore what is proven: type immediate with backup {found.backups[-1].facts.id}; " if found.backups else ""
+    )
     return IntegrityError(
         "a segment of the log is missing, what lies behind it cannot be replayed",
         object=str(gap),
         cause=f"everything up to {gap.after} is there" if gap.after else "",
-        fix=f"restore what is proven: type immediate with backup {backup}; {_window_text(window)}",
+        fix=f"{proven}{_window_text(window)}",
         reason="LogGap",
     )
+
+
+def _term_missing(lost: LostRecord, window: Window | None) -> IntegrityError:
+    """Refuse to end on an older line since nobody knows of the newest, and tell what an older loss cuts off."""
+    if lost.newest:
+        return IntegrityError(
+            "the record of the newest reign is missing: nobody can tell where its log left the one before",
+            object=str(lost),
+            cause=lost.proof,
+            fix="its primary writes it again within minutes if it still reigns; else bring the object back, or name an older "
+            "line in target.line to restore what lies before that reign",
+            reason="TermMissing",
+        )
+    fix = "bring the object back"
+    if window is None:
+        fix += ", or take a new Backup: from then on everything can be restored"
+    return IntegrityError(
+        "the record of an earlier reign is missing: what was stored before it cannot be joined to the newest log",
+        object=str(lost),
+        cause=lost.proof,
+        fix=f"{fix}; {_window_text(window)}",
+        reason="TermMissing",
+    )
+
+
+def _off(backup: StoredBackup, lines: tuple[str, ...], lost: LostRecord | None) -> str:
+    """Why a backup is not on the chain."""
+    if lost is not None and backup.facts.line not in lines:
+        return f"it lies on line {backup.facts.line}, and {lost}, which joins it to the newest one, is missing"
+    return f"it lies on line {backup.facts.line}, which was left before its end"
 
 
 def _without_log(
@@ -299,21 +349,6 @@ def _immediate(history: History, backup: StoredBackup, target: RecoveryTarget, w
         segments=own if _feeds(engine) and backup.first_segment else (),
     )
     return Plan(backup, recovery, window, (facts.line,), backup.last_segment)
-
-
-def _recorded(history: History) -> None:
-    """Refuse to end on an older line since nobody knows of the newest: its proof is there, the reign's record is not."""
-    newest = max((term.number for term in history.terms), default=0)
-    lost = max(history.marks, key=lambda mark: mark.term, default=None)
-    if not newest or lost is None or lost.term <= newest:
-        return
-    raise IntegrityError(
-        "the record of the newest reign is missing: nobody can tell where its log left the one before",
-        object=f"terms/{lost.term}",
-        cause=f"its log is stored on line {lost.line} up to {moment(lost.at)}",
-        fix="bring the record back, or name an older line in target.line to restore what lies before that reign",
-        reason="TermMissing",
-    )
 
 
 def _feeds(engine: Engine) -> bool:

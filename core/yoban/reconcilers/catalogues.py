@@ -14,7 +14,7 @@ from datetime import datetime
 
 from yoban.domain.gathering import history
 from yoban.domain.history import History
-from yoban.domain.recoverability import Plan, Recoverable, plan, recoverable
+from yoban.domain.recoverability import Plan, Recoverable, hindrance, plan, recoverable
 from yoban.domain.summary import Fault, fault
 from yoban.errors import Unavailable, YobanError
 from yoban.kube.clock import Clock, SystemClock
@@ -121,7 +121,8 @@ class Catalogues:
             window=view.found.window if view.found else None,
             newest_backup=newest,
             looked_at=view.at,
-            error=str(view.fault) if view.fault else "",
+            hindrance=hindrance(view.found) if view.found else None,
+            fault=view.fault,
         )
 
     def plan(
@@ -215,6 +216,7 @@ def _shape(view: View) -> object:
         [term.term for term in catalog.terms],
         found.unusable,
         found.gap,
+        found.lost,
         found.window is None,
         sorted(catalog.damaged),
     )

@@ -86,6 +86,27 @@ async def test_a_new_database(make_rig: MakeRig, cloud: MemoryCloud) -> None:
     assert agent.status.phase == "running"
 
 
+async def test_a_lost_record_of_the_reign_is_written_again(
+    make_rig: MakeRig, cloud: MemoryCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it reigns the primary knows what nobody else does: where its log left the one before."""
+    monkeypatch.setattr(tailer, "RECORD_EVERY", 0.2)
+    rig = make_rig()
+    agent = rig.agent()
+    agent.start()
+    await agent.ready()
+    await stored(agent)
+    before = await repository(cloud).terms.all()
+    objects = cloud.buckets["backups"].objects
+    (key,) = [name for name in objects if "/terms/" in name]
+    del objects[key]
+
+    async def again() -> bool:
+        return await repository(cloud).terms.all() == before
+
+    await until("it is there again", again)
+
+
 async def test_no_store_no_archive(make_rig: MakeRig, cloud: MemoryCloud) -> None:
     rig = make_rig(archive=False)
     agent = rig.agent()

@@ -79,6 +79,7 @@ GOOD = Facts(due=FINE, rpo=timedelta(seconds=5), lag=1.0)
         (replace(GOOD, store=Fault("Unreachable", "down")), False, "Unreachable", at(100)),
         (replace(GOOD, store=Fault("Unreachable", "down"), failing_since=at(7)), False, "Unreachable", at(7)),
         (replace(GOOD, gap="log/1/x", store=Fault("Unreachable", "down")), False, "LogGap", at(100)),
+        (replace(GOOD, lost=Fault("TermMissing", "lost"), gap="log/1/x"), False, "TermMissing", at(100)),
         (replace(GOOD, due=None), None, "Unknown", None),
         (replace(GOOD, due=LATE), False, "BackupOverdue", at(5)),
         (replace(GOOD, due=LATE, failures=2, failure="disk"), False, "BackupFailed", at(5)),

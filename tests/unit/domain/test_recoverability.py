@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 from yoban.domain.history import History
-from yoban.domain.recoverability import describe, plan, recoverable
+from yoban.domain.recoverability import describe, hindrance, plan, recoverable
 from yoban.errors import IntegrityError, InvalidInput, NotFound, Unsupported
 from yoban.plugins import RecoveryTarget, TargetType
 
@@ -151,6 +151,73 @@ def test_failure_4_a_reign_whose_record_is_lost_is_not_taken_for_the_end():
         plan(history, target(), ENGINE)
     assert (caught.value.reason, caught.value.object) == ("TermMissing", "terms/2")
     assert plan(history, target(line="1"), ENGINE).window.end == at(700), "who names a line gets it"
+
+
+def test_failure_4_a_lost_record_of_the_newest_reign_is_told_with_cause_and_fix():
+    found = recoverable(forked(terms=(term(1, "1"),)), ENGINE)
+    assert found.lost is not None and found.lost.newest and str(found.lost) == "terms/2"
+    assert found.window is not None and found.window.end == at(700), "what can be restored by naming line 1"
+    wrong = hindrance(found)
+    assert wrong is not None and (wrong.reason, wrong.blocking) == ("TermMissing", True)
+    assert "terms/2" in wrong.message and "its log is stored on line 2 up to 2026-03-01T15:40:00Z" in wrong.message
+    assert "bring the object back" in wrong.fix
+
+
+def test_failure_4_no_record_at_all_of_a_later_reign_is_told_too():
+    found = recoverable(forked(terms=()), ENGINE)
+    assert found.lost is not None and (found.lost.term, found.lost.newest) == (2, True)
+    assert recoverable(plain(terms=()), ENGINE).lost is None, "the first reign left no other"
+
+
+def twice_forked(**more):
+    """Line 3 left line 2 at 700, which had left line 1 at 450."""
+    given = {
+        "backups": (backup("b1", 50, 120), backup("b3", 750, 800, "3")),
+        "terms": (term(1, "1"), term(2, "2", "1", 450, 470), term(3, "3", "2", 700, 710)),
+        "marks": (mark(3, "3", 940, commit=930),),
+        "lines": {"1": stored("1", (0, 6)), "2": stored("2", (4, 7)), "3": stored("3", (7, 8), s9=40)},
+    }
+    return forked(**(given | more))
+
+
+def test_failure_4_a_lost_record_of_an_earlier_reign_is_told_and_the_window_is_what_is_left():
+    whole = recoverable(twice_forked(), ENGINE)
+    assert whole.lost is None and hindrance(whole) is None
+    assert whole.window is not None and whole.window.start == at(120)
+    terms = (term(1, "1"), term(3, "3", "2", 700, 710))
+    found = recoverable(twice_forked(terms=terms), ENGINE)
+    assert found.lost is not None and (found.lost.line, found.lost.newest) == ("2", False)
+    assert found.window is not None and (found.window.start, found.window.end) == (at(800), at(940))
+    assert "terms (the reign on line 2), which joins it to the newest one, is missing" in dict(found.unusable)["b1"]
+    wrong = hindrance(found)
+    assert wrong is not None and (wrong.reason, wrong.blocking) == ("TermMissing", False)
+    assert "b1" in wrong.message and "the recoverable window is 2026-03-01T13:20:00Z to" in wrong.fix
+    assert plan(twice_forked(terms=terms), target(), ENGINE).backup.facts.id == "b3", "latest is not concerned"
+
+
+def test_failure_4_with_nothing_after_an_earlier_loss_a_restore_names_it_and_a_new_backup_ends_it():
+    history = twice_forked(terms=(term(1, "1"), term(3, "3", "2", 700, 710)), backups=(backup("b1", 50, 120),))
+    found = recoverable(history, ENGINE)
+    wrong = hindrance(found)
+    assert wrong is not None and (wrong.reason, wrong.blocking) == ("TermMissing", True)
+    assert "take a new Backup" in wrong.fix
+    with pytest.raises(IntegrityError) as caught:
+        plan(history, target(), ENGINE)
+    assert caught.value.reason == "TermMissing"
+
+
+def test_a_line_that_was_left_for_good_is_no_loss():
+    """Two instances took over from line 1, one after the other: line 2 leads nowhere, and nothing is missing."""
+    history = forked(terms=(term(1, "1"), term(2, "2", "1", 450, 470), term(3, "3", "1", 650, 660)))
+    assert recoverable(history, ENGINE).lost is None
+
+
+def test_a_gap_is_told_as_what_hinders():
+    found = recoverable(forked(lines={"1": stored("1", (0, 2)), "2": stored("2", (4, 8), s9=40)}), ENGINE)
+    assert hindrance(found) is None, "the newest backup lies behind it"
+    found = recoverable(plain(lines={"1": stored("1", (0, 1))}), ENGINE)
+    wrong = hindrance(found)
+    assert wrong is not None and (wrong.reason, wrong.blocking) == ("LogGap", True)
 
 
 def test_an_abandoned_line_is_followed_when_it_is_named():

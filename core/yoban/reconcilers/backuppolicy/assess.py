@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from yoban.domain.compliance import Facts
 from yoban.domain.identity import backup_id
+from yoban.domain.recoverability import hindrance
 from yoban.domain.schedule import Attempts, Cadence, Due, due, spread
 from yoban.domain.views import Shown
 from yoban.kube.objects import Obj, ObjectKey, annotations_of, key_of, labels_of, uid_of
@@ -117,12 +118,14 @@ def facts(
     archive = statuses[primary].archive if primary in statuses else None
     failed = [item for item in items if item.failed and due_now is not None and item.slot == due_now.slot]
     words = [item.journal.message for item in failed if item.journal is not None]
+    found = view.found if view is not None else None
     return Facts(
         due=due_now,
         rpo=spec.rpo,
         lag=archive.lag_seconds if archive is not None else None,
         failing_since=archive.failing_since if archive is not None else None,
-        gap=str(view.found.gap) if view is not None and view.found is not None and view.found.gap is not None else "",
+        gap=str(found.gap) if found is not None and found.gap is not None else "",
+        lost=hindrance(found) if found is not None and found.lost is not None and found.lost.newest else None,
         store=view.fault if view is not None else None,
         failures=len(failed),
         failure=words[-1] if words else "",

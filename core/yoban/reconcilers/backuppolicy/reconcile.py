@@ -198,10 +198,14 @@ def _offender(name: str, verdict: Verdict) -> Offender:
     return Offender(database=name, reason=verdict.reason, message=_steady(verdict))
 
 
+_STEADY = {
+    "LogBehind": "the log is further behind than the policy allows",
+    "TermMissing": "the record of its newest reign is missing; its condition Recoverable says which, and what to do",
+}
+
+
 def _steady(verdict: Verdict) -> str:
-    return (
-        "the log is further behind than the policy allows" if verdict.reason == "LogBehind" else verdict.message[:1024]
-    )
+    return _STEADY.get(verdict.reason, verdict.message[:1024])
 
 
 def _unmet(wrong: Fault, now: datetime) -> Verdict:

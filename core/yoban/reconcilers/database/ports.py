@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Protocol
 
 from yoban.domain.recoverability import Plan
+from yoban.domain.summary import Fault
 from yoban.kube.objects import ObjectKey
 from yoban.model.control import AgentStatus, Push
 from yoban.model.instance import Member, StoreDocument
@@ -29,15 +30,21 @@ class Credentials:
 
 @dataclass(frozen=True, slots=True)
 class Catalogued:
-    """What was found in a repository: window, end of the newest usable base backup, and when somebody looked.
+    """What was found in a repository.
 
-    `error` is set instead when the store could not be read.
+    Attributes:
+        window: proven to be restorable.
+        newest_backup: end of the newest usable base backup.
+        looked_at: when somebody looked.
+        hindrance: why not everything that is stored can be restored (`yoban.domain.recoverability.hindrance`).
+        fault: why the last look failed; the rest is then of the look before.
     """
 
     window: Window | None = None
     newest_backup: datetime | None = None
     looked_at: datetime | None = None
-    error: str = ""
+    hindrance: Fault | None = None
+    fault: Fault | None = None
 
 
 class Agents(Protocol):

@@ -145,6 +145,7 @@ class DatabaseReconciler:
                 observed=observed,
                 members=observed.membership.numbers,
                 faults=(_blocking(fault(error)),),
+                backed_up=database.spec.backup is not None,
                 paused=database.spec.paused,
             )
             await self._report(obj, told)
@@ -431,6 +432,7 @@ class DatabaseReconciler:
             members=observed.membership.numbers,
             faults=(progress.fault,) if progress.fault is not None else (),
             activity=progress.waiting,
+            backed_up=database.spec.backup is not None,
             deleting=True,
         )
         await self._report(obj, told)

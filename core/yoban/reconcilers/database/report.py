@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from yoban.domain.compliance import Verdict
+from yoban.domain.recoverability import describe
 from yoban.domain.summary import DatabaseFacts, Fault, Observation, Truth, database_ready, size, span
 from yoban.errors import DeadlineExceeded, NotReady, Retryable, Unavailable
 from yoban.kube.clock import rfc3339
@@ -25,7 +26,7 @@ from yoban.reconcilers.database.operations import Operations
 from yoban.reconcilers.database.pods import pod_fault
 from yoban.reconcilers.database.ports import Catalogued
 
-KNOWN = ("Ready", "Archiving")
+KNOWN = ("Ready", "Archiving", "Recoverable")
 FIGURES_EVERY = timedelta(minutes=1)
 _MOVING = ("window", "rpo", "lastBackup")
 _MOVING_OF_INSTANCE = ("position", "lagSeconds", "message")
@@ -112,7 +113,11 @@ def _status(cached: Obj, told: Told, now: datetime) -> dict[str, Any]:
         data_lost=told.data_lost,
     )
     summary = _going(told) if told.deleting else _lost(told) if told.data_lost else database_ready(facts)
-    conditions = [Condition("Ready", _TRUTH[summary.truth], summary.reason, summary.message), _archiving(told)]
+    conditions = [
+        Condition("Ready", _TRUTH[summary.truth], summary.reason, summary.message),
+        _archiving(told),
+        _recoverable(told),
+    ]
     found: dict[str, Any] = {
         "observedGeneration": generation_of(cached),
         "phase": _phase(told, facts, summary.truth),
@@ -301,6 +306,27 @@ def _archiving(told: Told) -> Condition:
     return Condition("Archiving", Status.TRUE, "Archiving", "every commit is stored as the policy asks")
 
 
+def _recoverable(told: Told) -> Condition:
+    """Whether what is stored can be restored up to its end, by what is in the store, whatever the primary says."""
+    if not told.backed_up:
+        return Condition("Recoverable", Status.FALSE, "NoPolicy", "no backup policy is named: nothing can be restored")
+    catalogued = told.catalogued
+    if catalogued is None or (catalogued.fault is None and catalogued.looked_at is None):
+        return Condition("Recoverable", Status.UNKNOWN, "NotYetObserved", "the repository was not read yet")
+    window, wrong = catalogued.window, catalogued.hindrance
+    proven = f"what is stored can be restored from {describe(window)}" if window is not None else ""
+    if wrong is not None:
+        blocked = wrong.blocking or window is None
+        return Condition("Recoverable", Status.FALSE if blocked else Status.TRUE, wrong.reason, str(wrong))
+    if catalogued.fault is not None:
+        text = "; ".join(part for part in (f"the repository cannot be read: {catalogued.fault}", proven) if part)
+        return Condition("Recoverable", Status.UNKNOWN, catalogued.fault.reason, text)
+    if window is None:
+        text = "no base backup is stored yet; the first is made by itself when the primary is ready"
+        return Condition("Recoverable", Status.FALSE, "NoBackup", text)
+    return Condition("Recoverable", Status.TRUE, "Recoverable", proven)
+
+
 def _figures(told: Told) -> dict[str, Any]:
     agent, catalogued = _primary_agent(told), told.catalogued
     found: dict[str, Any] = {}
@@ -308,7 +334,9 @@ def _figures(told: Told) -> dict[str, Any]:
     archive = agent.archive if agent is not None else None
     if window is not None:
         end, last = window.end, window.last_commit
-        if archive is not None and archive.window_end is not None and archive.window_end > end:
+        # What the primary has stored meanwhile counts, unless a restore does not get that far.
+        broken = catalogued is not None and catalogued.hindrance is not None and catalogued.hindrance.blocking
+        if not broken and archive is not None and archive.window_end is not None and archive.window_end > end:
             end, last = archive.window_end, archive.last_commit or last
         found["window"] = {"start": rfc3339(window.start), "end": rfc3339(end)}
         if last is not None:

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 from yoban.domain.compliance import Verdict
+from yoban.domain.summary import Fault
 from yoban.errors import DeadlineExceeded, NotReady, Retryable, Unavailable
 from yoban.kube.resource import LEASE, POD
 from yoban.model.control import AgentStatus, ArchiveState, Problem, Progress
@@ -105,6 +106,50 @@ async def test_the_window_is_the_catalogues_and_its_end_the_agents_if_later(arch
     await world.once()
     assert world.status["window"]["end"] == "2026-01-01T00:01:07Z"
     assert world.status["window"]["lastCommit"] == "2026-01-01T00:00:07Z"
+
+
+async def test_what_can_be_restored_is_a_condition(archiving: World) -> None:
+    world = archiving
+
+    async def told(found: Catalogued | None) -> tuple[str, str, str]:
+        world.catalogues.found = found
+        world.time.time += timedelta(seconds=61)
+        await world.once()
+        condition = world.condition("Recoverable")
+        return condition["status"], condition["reason"], condition["message"]
+
+    assert (await told(None))[:2] == ("Unknown", "NotYetObserved")
+    assert (await told(Catalogued(looked_at=MOMENT)))[:2] == ("False", "NoBackup")
+    proven = window(MOMENT + timedelta(seconds=5))
+    state, reason, message = await told(Catalogued(proven, MOMENT, MOMENT))
+    assert (state, reason) == ("True", "Recoverable")
+    assert message == "what is stored can be restored from 2026-01-01T00:00:07Z to 2026-01-01T00:00:12Z"
+    down = Fault("Unreachable", "it refuses connections", "start it")
+    state, reason, message = await told(Catalogued(proven, MOMENT, MOMENT, fault=down))
+    assert (state, reason) == ("Unknown", "Unreachable")
+    assert "start it" in message and "2026-01-01T00:00:12Z" in message
+    earlier = Fault("TermMissing", "terms/2: it is missing", "bring it back", blocking=False)
+    assert (await told(Catalogued(proven, MOMENT, MOMENT, earlier)))[:2] == ("True", "TermMissing")
+
+
+async def test_failure_4_a_lost_record_is_told_and_the_primary_does_not_stretch_the_window(archiving: World) -> None:
+    world = archiving
+    later = MOMENT + timedelta(seconds=60)
+    say(world, archive=ArchiveState(active=True, lag_seconds=0.0, window_end=later))
+    lost = Fault("TermMissing", "terms/2: the record of the newest reign is missing", "bring the object back")
+    world.catalogues.found = Catalogued(window(MOMENT + timedelta(seconds=5)), MOMENT, MOMENT, lost)
+    await world.once()
+    told = world.condition("Recoverable")
+    assert (told["status"], told["reason"]) == ("False", "TermMissing")
+    assert told["message"] == "terms/2: the record of the newest reign is missing; bring the object back"
+    assert world.status["window"]["end"] == "2026-01-01T00:00:12Z", "a restore gets no further"
+    assert world.condition()["status"] == "True", "it serves all the same"
+
+
+async def test_a_database_without_a_policy_is_not_recoverable(world: World) -> None:
+    world.make()
+    await world.settle()
+    assert world.condition("Recoverable")["reason"] == "NoPolicy"
 
 
 async def test_the_verdict_and_since_when(archiving: World) -> None:

@@ -211,12 +211,12 @@ async def test_a_store_that_stops_keeps_what_was_found_and_says_so(world: World)
     await world.until(lambda: world.shared.catalogues.look(*asked))
     world.cloud.stop()
     world.shared.catalogues.demand(ORDERS)
-    await world.until(lambda: world.shared.catalogues.look(*asked).error)
+    await world.until(lambda: world.shared.catalogues.look(*asked).fault)
     assert world.shared.catalogues.look(*asked).window is not None
     with pytest.raises(Unavailable):
         world.shared.catalogues.plan(*asked, RecoveryTarget())
     world.cloud.start()
-    await world.until(lambda: not world.shared.catalogues.look(*asked).error)
+    await world.until(lambda: not world.shared.catalogues.look(*asked).fault)
     assert heard == [ORDERS] * 3
 
 
@@ -226,7 +226,7 @@ async def test_a_store_that_never_answered_is_told(world: World):
     world.cloud.stop()
     asked = (ORDERS, await known(world), world.path(), world.registry.engine("logless"))
     found = await world.until(lambda: world.shared.catalogues.look(*asked), 600)
-    assert found.window is None and "stopped" in found.error
+    assert found.window is None and "stopped" in str(found.fault)
     with pytest.raises(Unavailable, match="stopped"):
         world.shared.catalogues.plan(*asked, RecoveryTarget())
 
@@ -271,7 +271,7 @@ async def test_an_error_that_nobody_expected_is_told_without_its_text(world: Wor
     world.database(backup=None)
     asked = (ORDERS, await known(world), "a//b", world.registry.engine("logless"))
     found = await world.until(lambda: world.shared.catalogues.look(*asked))
-    assert found.error
+    assert found.fault
 
     class Broken(GuardedProvider):
         name = "memory"
@@ -287,7 +287,7 @@ async def test_an_error_that_nobody_expected_is_told_without_its_text(world: Wor
         world.registry.engine("logless"),
     )
     found = await world.until(lambda: world.shared.catalogues.look(*asked))
-    assert "hunter2" not in found.error and "RuntimeError" in found.error
+    assert "hunter2" not in str(found.fault) and "RuntimeError" in str(found.fault)
 
 
 # -- stores ----------------------------------------------------------------------------------------------------------
