@@ -12,19 +12,22 @@ import os
 import re
 import select
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from deploy.demo.kubectl import Kubectl
 from deploy.demo.manifests import Bucket
 from deploy.lab import faults, images
+from deploy.lab.audit import AuditLog
 from deploy.lab.cluster import Cluster, chosen, current, ensure
 from deploy.lab.failure import LabError
 
 if TYPE_CHECKING:
-    from yoban.plugins import ObjectStore, StoreConfig
+    from yoban.plugins import ObjectStore, ObjectStoreProvider, StoreConfig
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,12 @@ class Stage:
             if not select.select([watched], [], [], deadline)[0]:
                 raise LabError(f"process {pid} does not end")
 
+    @property
+    def audit(self) -> AuditLog:
+        """What Pods wrote, by the lab's API server."""
+        self._own()
+        return AuditLog(self.cluster.plane.audit_file)
+
     def _number(self, node: str) -> int:
         self._own()
         return int(re.sub(r"\D", "", node))
@@ -128,13 +137,30 @@ class Stage:
 
     def bucket_exists(self, name: str) -> bool:
         """Tell whether a bucket exists."""
-        return self._store(name, lambda store: store.bucket.exists())  # type: ignore[union-attr]
+        return bool(self._store(name, lambda store: store.bucket.exists()))  # type: ignore[union-attr]
 
     def make_bucket(self, name: str) -> None:
         """Make a bucket, without any mark of ours."""
         self._store(name, lambda store: store.bucket.create())  # type: ignore[union-attr]
 
-    def _store(self, name: str, call: Callable[[ObjectStore], object]) -> bool:
+    def objects(self, bucket: str, prefix: str) -> dict[str, bytes]:
+        """Return the objects whose keys begin so, by key."""
+
+        async def read(store: ObjectStore) -> dict[str, bytes]:
+            keys = [info.key async for info in store.list(prefix)]
+            return {key: b"".join([part async for part in store.get(key)]) for key in keys}
+
+        return self._store(bucket, read)
+
+    def put_object(self, bucket: str, key: str, data: bytes) -> None:
+        """Store an object, or replace it."""
+        self._store(bucket, lambda store: store.put(key, data))
+
+    def delete_object(self, bucket: str, key: str) -> None:
+        """Delete an object; one that is not there is fine."""
+        self._store(bucket, lambda store: store.delete([key]))
+
+    def _store(self, name: str, call: Callable[[ObjectStore], Coroutine[Any, Any, T]]) -> T:
         from yoban.plugins import StoreConfig
         from yoban_s3.plugin import yoban_object_stores
 
@@ -192,9 +218,11 @@ def _foreign() -> Stage:
     return Stage(current(), image, image, bucket)
 
 
-async def _called(config: StoreConfig, call: Callable[[ObjectStore], object], provider: object) -> bool:
-    async with provider.open(config) as store, asyncio.timeout(30):  # type: ignore[attr-defined]
-        return bool(await call(store))  # type: ignore[misc]
+async def _called(
+    config: StoreConfig, call: Callable[[ObjectStore], Coroutine[Any, Any, T]], provider: ObjectStoreProvider
+) -> T:
+    async with provider.open(config) as store, asyncio.timeout(30):
+        return await call(store)
 
 
 def _processes() -> list[int]:

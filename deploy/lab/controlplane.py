@@ -1,6 +1,7 @@
 """The control plane: etcd, API server, controller manager and scheduler, on the host's side of the bridge.
 
-Guarantees one of each, that their secrets are in files of mode 0600 only, and that objects survive until `remove`.
+Guarantees one of each, that their secrets are in files of mode 0600 only, and that objects survive until `remove`. What the
+Pods of an operator write is in the API server's audit log, and each state of its Leases with it.
 etcd does not sync to disk: a crash of the machine may lose the cluster.
 """
 
@@ -13,7 +14,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from deploy.lab import binaries, kubeconfig, layout, state
+from deploy.lab import audit, binaries, kubeconfig, layout, state
 from deploy.lab.certificates import Authority
 from deploy.lab.failure import LabError
 from deploy.lab.layout import API_PORT, BRIDGE_ADDRESS
@@ -33,6 +34,8 @@ class ControlPlane:
         self.authority = Authority(layout.lab_root() / "pki")
         self.token_file = self.folder / "token"
         self.kubeconfig = self.folder / "kubeconfig"
+        self.audit_file = self.folder / "audit.log"
+        """Writes of Pods outside of kube-system, by `deploy.lab.audit`."""
 
     @property
     def token(self) -> str:
@@ -108,6 +111,22 @@ class ControlPlane:
         admin = self.authority.issue("admin", "admin", groups=["system:masters"])
         kubeconfig.write(self.kubeconfig, self.url, self.authority.certificate, certificate=admin)
 
+    def _audit_policy(self) -> Path:
+        pods = "system:serviceaccounts"
+        rules = (
+            {"level": "None", "userGroups": [f"{pods}:kube-system"]},
+            {
+                "level": "RequestResponse",
+                "userGroups": [pods],
+                "verbs": sorted(audit.WRITES),
+                "resources": [{"group": "coordination.k8s.io", "resources": ["leases"]}],
+            },
+            {"level": "Metadata", "userGroups": [pods], "verbs": sorted(audit.WRITES)},
+        )
+        file = self.folder / "audit-policy.json"
+        file.write_text(audit.policy(*rules))
+        return file
+
     def _etcd(self) -> list[str | Path]:
         member = self.authority.issue("etcd", "etcd", addresses=["127.0.0.1"])
         authority = self.authority.certificate
@@ -162,6 +181,11 @@ class ControlPlane:
             "--authorization-mode=Node,RBAC",
             "--enable-admission-plugins=NodeRestriction",
             "--allow-privileged=true",
+            f"--audit-policy-file={self._audit_policy()}",
+            f"--audit-log-path={self.audit_file}",
+            # A log that is rotated while it is read would be read from the wrong place; the lab's is gone before that.
+            "--audit-log-maxsize=512",
+            "--audit-log-maxbackup=1",
             # Volumes are bound to nodes, so that a Pod waits for its node anyway: tests need not wait for minutes.
             "--default-not-ready-toleration-seconds=30",
             "--default-unreachable-toleration-seconds=30",

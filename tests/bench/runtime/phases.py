@@ -12,9 +12,10 @@ import random
 import time
 from dataclasses import dataclass
 
+from deploy.lab.audit import Request
 from tests.bench.figures import Series
 from tests.bench.machine import BenchError, say
-from tests.bench.runtime.audit import Request, overlaps
+from tests.bench.runtime.audit import overlaps
 from tests.bench.runtime.contestants import Contestant, Operator
 from tests.bench.runtime.driver import Driver, name_of
 from tests.bench.runtime.processes import Usage, usage

@@ -9,7 +9,8 @@ from types import TracebackType
 from typing import Self
 
 from deploy.lab.apiserver import LocalApiServer
-from tests.bench.runtime.audit import AuditLog, policy
+from deploy.lab.audit import AuditLog
+from tests.bench.runtime.audit import policy
 
 GROUP, PLURAL = "bench.example.dev", "cards"
 _SCHEMA = {

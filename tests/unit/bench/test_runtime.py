@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.runtime.audit import AuditLog, Request, overlaps, parse, policy
+from deploy.lab.audit import AuditLog, Request, parse
+from tests.bench.runtime.audit import overlaps, policy
 from tests.bench.runtime.contestants import OPERATORS
 from tests.bench.runtime.goals import judge
 from tests.bench.runtime.processes import parse as parse_usage
