@@ -59,6 +59,7 @@ from yoban.reconcilers.database.operations import Operations, Wishes, operate, p
 from yoban.reconcilers.database.ports import Agents, Catalogued, Catalogues, Credentials, Stores
 from yoban.reconcilers.database.references import References, Resolver
 from yoban.reconcilers.database.report import Told, status
+from yoban.reconcilers.database.story import tidings
 from yoban.reconcilers.database.succession import heir
 from yoban.reconcilers.database.teardown import Teardown
 from yoban.reconcilers.database.writer import FIELD_MANAGER, Writer
@@ -455,6 +456,8 @@ class DatabaseReconciler:
             self._figures_at[key] = now
         if written:
             log.info("%s: %s", key, wanted["conditions"][0]["message"])
+            for one in tidings(obj.get("status") or {}, wanted):
+                self._event(obj, one.reason, one.note, warning=one.warning)
         return bool(wanted["phase"] == "Running" and not told.faults)
 
     def _tell_broken(self, observed: Observed, numbers: Iterable[int], obj: Obj) -> None:
