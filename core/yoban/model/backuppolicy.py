@@ -105,11 +105,13 @@ class BackupPolicy(Resource):
         Column("Store", ".spec.destinations[0].objectStore"),
         Column("RPO", ".spec.rpo"),
         Column("Schedule", ".spec.schedule"),
-        Column("MaximumAge", ".spec.maximumAge"),
+        Column("Maximum age", ".spec.maximumAge"),
         Column("Databases", ".status.databases", "integer"),
         Column("Satisfied", ".status.satisfied", "integer"),
         Column("Ready", '.status.conditions[?(@.type=="Ready")].status'),
-        Column("Worst", ".status.worst.message", wide=True),
+        Column("Reason", '.status.conditions[?(@.type=="Ready")].reason'),
+        Column("Worst", ".status.worst.database", wide=True),
+        Column("Message", ".status.worst.message", wide=True),
         Column("Age", ".metadata.creationTimestamp", "date"),
     )
 

@@ -166,8 +166,12 @@ class Database(Resource):
         Column("Primary", ".status.primary"),
         Column("Ready", '.status.conditions[?(@.type=="Ready")].status'),
         Column("Reason", '.status.conditions[?(@.type=="Ready")].reason'),
+        Column("Lag", ".status.lag"),
+        Column("RPO", ".status.rpo"),
+        Column("Last backup", ".status.lastBackup", "date"),
+        Column("Restorable from", ".status.window.start", wide=True),
         Column("Restorable to", ".status.window.end", wide=True),
-        Column("RPO", ".status.rpo", wide=True),
+        Column("Policy", ".status.policySatisfied", "boolean", wide=True),
         Column("Message", '.status.conditions[?(@.type=="Ready")].message', wide=True),
         Column("Age", ".metadata.creationTimestamp", "date"),
     )

@@ -66,6 +66,9 @@ class DatabaseStatus(Status):
     incarnation: str | None = Field(default=None, max_length=12, description="Id of this life of the data.")
     path: str | None = Field(default=None, max_length=300, description="Place of its backups in the store.")
     window: WindowStatus | None = Field(default=None, description="What can be restored now.")
+    lag: str | None = Field(
+        default=None, max_length=32, description="How far the replica that is furthest behind is behind the primary."
+    )
     rpo: str | None = Field(default=None, max_length=32, description="Age of the oldest commit not yet stored.")
     policy_satisfied: bool | None = Field(default=None, description="Its BackupPolicy holds.")
     policy_since: Time | None = Field(default=None, description="Since when it holds, or does not.")

@@ -109,6 +109,7 @@ class ObjectStore(Resource):
         Column("Reason", '.status.conditions[?(@.type=="Ready")].reason'),
         Column("Users", ".status.users", "integer"),
         Column("Endpoint", ".spec.endpoint", wide=True),
+        Column("Message", '.status.conditions[?(@.type=="Ready")].message', wide=True),
         Column("Age", ".metadata.creationTimestamp", "date"),
     )
 

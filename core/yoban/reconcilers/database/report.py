@@ -28,7 +28,7 @@ from yoban.reconcilers.database.ports import Catalogued
 
 KNOWN = ("Ready", "Archiving", "Recoverable")
 FIGURES_EVERY = timedelta(minutes=1)
-_MOVING = ("window", "rpo", "lastBackup")
+_MOVING = ("window", "lag", "rpo", "lastBackup")
 _MOVING_OF_INSTANCE = ("position", "lagSeconds", "message")
 _ACTIVITIES = ("initializing", "cloning", "restoring", "replaying")
 # What passes by itself: told as the reason while nobody serves, but no failure.
@@ -136,6 +136,9 @@ def _status(cached: Obj, told: Told, now: datetime) -> dict[str, Any]:
         if facts.primary:
             found["primary"] = facts.primary
         found["instances"] = [_instance(observed, number) for number in told.members]
+        lags = [lag for number in told.members if number != primary and (lag := _lag(observed, number)) is not None]
+        if lags:
+            found["lag"] = span(max(lags))
         if told.operations.restarted:
             found["restart"] = told.operations.restarted
     outcome = told.operations.outcome
