@@ -10,7 +10,7 @@ from datetime import datetime
 import pytest
 
 from deploy.demo import manifests
-from deploy.demo.kubectl import condition
+from deploy.demo.kubectl import WaitTimeout, condition
 from tests.e2e.points import mark
 from tests.e2e.world import Space, complete, reason
 
@@ -136,6 +136,35 @@ def test_target_outside_the_window_is_refused_and_the_window_is_named(space: Spa
     window = space.kubectl.get("database", "source")["status"]["window"]  # type: ignore[index]
     assert window["start"][:16] in condition(value, "Ready")["message"]
     space.kubectl.delete("database", "too-early")
+
+
+def test_failure_04_a_lost_record_of_the_newest_reign_is_told_with_the_window(space: Space, moments: Moments) -> None:
+    """Nothing else would tell until somebody restores: the servers serve, and the log is stored as ever."""
+    status = space.kubectl.get("database", "source")["status"]  # type: ignore[index]
+    bucket = f"{space.bucket_name}-store"
+    key, record = max(space.stage.objects(bucket, f"{status['path']}/terms/").items())
+    value = None
+    for _ in range(2):
+        space.stage.delete_object(bucket, key)
+        try:
+            value = space.kubectl.wait(
+                "database", "source", lambda v: condition(v, "Recoverable").get("reason") == "TermMissing", deadline=100
+            )
+            break
+        except WaitTimeout:
+            continue  # its primary was quicker than the look, and looks again in minutes only
+    assert value is not None
+    told = condition(value, "Recoverable")
+    assert told["status"] == "False"
+    assert all(word in told["message"] for word in ("terms/2", "its log is stored on line", "bring the object back"))
+    assert condition(value, "Ready")["status"] == "True"
+    space.kubectl.wait(
+        "backuppolicy", "gold", lambda v: condition(v, "Ready").get("reason") == "TermMissing", deadline=90
+    )
+    space.stage.put_object(bucket, key, record)
+    space.kubectl.wait(
+        "database", "source", lambda v: condition(v, "Recoverable").get("status") == "True", deadline=100
+    )
 
 
 def test_store_stopped_for_two_minutes_loses_nothing(space: Space, moments: Moments) -> None:
