@@ -12,7 +12,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from yoban.domain.compliance import Verdict
-from yoban.domain.recoverability import describe
 from yoban.domain.summary import DatabaseFacts, Fault, Observation, Truth, database_ready, size, span
 from yoban.errors import DeadlineExceeded, NotReady, Retryable, Unavailable
 from yoban.kube.clock import rfc3339
@@ -317,7 +316,9 @@ def _recoverable(told: Told) -> Condition:
     if catalogued is None or (catalogued.fault is None and catalogued.looked_at is None):
         return Condition("Recoverable", Status.UNKNOWN, "NotYetObserved", "the repository was not read yet")
     window, wrong = catalogued.window, catalogued.hindrance
-    proven = f"what is stored can be restored from {describe(window)}" if window is not None else ""
+    proven = ""
+    if window is not None:
+        proven = f"what was stored since {rfc3339(window.start)} can be restored; status.window says up to when"
     if wrong is not None:
         blocked = wrong.blocking or window is None
         return Condition("Recoverable", Status.FALSE if blocked else Status.TRUE, wrong.reason, str(wrong))

@@ -123,11 +123,11 @@ async def test_what_can_be_restored_is_a_condition(archiving: World) -> None:
     proven = window(MOMENT + timedelta(seconds=5))
     state, reason, message = await told(Catalogued(proven, MOMENT, MOMENT))
     assert (state, reason) == ("True", "Recoverable")
-    assert message == "what is stored can be restored from 2026-01-01T00:00:07Z to 2026-01-01T00:00:12Z"
+    assert message == "what was stored since 2026-01-01T00:00:07Z can be restored; status.window says up to when"
     down = Fault("Unreachable", "it refuses connections", "start it")
     state, reason, message = await told(Catalogued(proven, MOMENT, MOMENT, fault=down))
     assert (state, reason) == ("Unknown", "Unreachable")
-    assert "start it" in message and "2026-01-01T00:00:12Z" in message
+    assert "start it" in message and "since 2026-01-01T00:00:07Z" in message
     earlier = Fault("TermMissing", "terms/2: it is missing", "bring it back", blocking=False)
     assert (await told(Catalogued(proven, MOMENT, MOMENT, earlier)))[:2] == ("True", "TermMissing")
 
