@@ -13,8 +13,7 @@ import pytest
 
 from deploy.demo import manifests
 from deploy.demo.client import Client
-from deploy.demo.kubectl import Kubectl, KubectlError, Object, condition
-from tests.e2e.leadership import Operators
+from deploy.demo.kubectl import Kubectl, KubectlError, Object
 from tests.e2e.world import Space, backup_over, beside, complete
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
@@ -69,19 +68,6 @@ def load(client: Client, table: str) -> Iterator[Load]:
         yield load
     assert load.acknowledged > 3, "there was no load"
     assert client.sql(f"SELECT count(DISTINCT n) FROM {table}") == str(load.acknowledged)
-
-
-def made_for(space: Space, database: str) -> dict[tuple[str, str], str]:
-    """Kind and name -> state of what the operator wrote for a Database: what has a generation is also written by others,
-    to its status, so that counts, and the version for all else.
-    """
-    kinds = "configmap,secret,service,serviceaccount,role,rolebinding,networkpolicy,poddisruptionbudget,statefulset"
-    return {
-        (value["kind"], value["metadata"]["name"]): str(
-            value["metadata"].get("generation") or value["metadata"]["resourceVersion"]
-        )
-        for value in space.kubectl.list(kinds, f"yoban.dev/database={database}")
-    }
 
 
 @pytest.fixture(scope="module")
@@ -223,37 +209,6 @@ def window_end(value: Object) -> datetime:
     """Return the end of a Database's recoverable window, a moment long past while it has none."""
     text = str(value.get("status", {}).get("window", {}).get("end", "1970-01-01T00:00:00Z"))
     return datetime.fromisoformat(text.replace("Z", "+00:00"))
-
-
-def test_node_of_the_leader_cut(steady: Space) -> None:
-    """One leader a term, the other replica works on while the node is away, all converges, and then nobody writes."""
-    operators = Operators(steady.kubectl, steady.stage)
-    steady.ready("steady", 3)
-    client = steady.client("steady")
-    count = client.sql("SELECT count(*) FROM t")
-    pod = operators.both()
-    node = pod["spec"]["nodeName"]
-    with operators.followed(pod) as reigns:
-        steady.stage.cut(node)
-        try:
-            reigns.another(deadline=90)
-            steady.store("while-cut")  # that it gets Ready is the new leader's work
-            steady.kubectl.wait("node", node, lambda v: condition(v, "Ready").get("status") != "True", deadline=120)
-        finally:
-            steady.stage.heal(node)
-        steady.kubectl.wait("node", node, lambda v: condition(v, "Ready").get("status") == "True", deadline=120)
-        operators.both()
-        steady.ready("steady", 3)
-        client.until_it_works(deadline=60)
-        assert client.sql("SELECT count(*) FROM t") == count
-
-        # The leader's renewals tell the time: one is due every two seconds.
-        before = made_for(steady, "steady")
-        reigns.renewed(20, deadline=120)
-        assert made_for(steady, "steady") == before, "writes on a converged world"
-    assert not reigns.overlapped, "the old leader's process still ran when the Lease was another's"
-    assert len(reigns.holders) > 1
-    assert all(len(holders) == 1 for holders in reigns.holders.values()), reigns.holders
 
 
 def test_operator_killed_in_the_middle_of_deletion(steady: Space) -> None:

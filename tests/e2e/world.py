@@ -27,7 +27,8 @@ class EngineUnderTest:
     Attributes:
         demo: name, version, image and client.
         wrong_image: an image of another version, None when there is none here; `wrong_version` is that version.
-        rejected: a setting and a value that the server does not take, and a value that it takes.
+        rejected: a setting and a value that the server does not take, and a value that it takes at once.
+        shows: a query that tells the value of that setting.
         refused: a setting that is ours.
         admin: a program in the server's container that runs one statement as its administrator, statement last.
         errant: statements that write something on a replica alone, "" where a replica takes none by any means.
@@ -40,6 +41,7 @@ class EngineUnderTest:
     wrong_image: str | None
     wrong_version: str
     rejected: tuple[str, str, str]
+    shows: str
     refused: str
     admin: tuple[str, ...]
     errant: str
@@ -58,6 +60,7 @@ POSTGRES = EngineUnderTest(
     wrong_image="localhost/yoban-lab/postgres:15",
     wrong_version="15",
     rejected=("work_mem", "plenty", "8MB"),
+    shows="SHOW work_mem",
     refused="archive_command",
     admin=("psql", "-X", "-q", "-A", "-t", "-h", "/run/yoban", "-U", "postgres", "-d", "app", "-c"),
     errant="",
@@ -72,6 +75,7 @@ MYSQL = EngineUnderTest(
     wrong_image=None,
     wrong_version="",
     rejected=("max_connections", "plenty", "200"),
+    shows="SELECT @@max_connections",
     refused="local_infile",
     admin=("mysql", "--no-defaults", "--socket=/run/yoban/mysqld.sock", "-u", "yoban", "-N", "-B", "-D", "app", "-e"),
     errant="SET GLOBAL super_read_only = OFF; CREATE TABLE errant (n integer); SET GLOBAL super_read_only = ON",
