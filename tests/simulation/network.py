@@ -173,7 +173,11 @@ class Link:
             return
         answer: Answer | Exception | None = self._refusal(call.request)
         if answer is None:
-            served = network.server.serve(call.method, call.target, call.body, call.content_type)
+            served = (
+                Answer(200, {}, b"ok")
+                if call.target == "/readyz"
+                else network.server.serve(call.method, call.target, call.body, call.content_type)
+            )
             network.digest = zlib.crc32(
                 f"{network.loop.time()} {call.method} {call.target} {served.status}".encode(), network.digest
             )

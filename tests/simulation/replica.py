@@ -143,7 +143,10 @@ class Replica:
         )
         self.told = [(informer, judge.handler(process, informer)) for informer in informers]
         judge.enter(self)
-        await self.manager.run()
+        try:
+            await self.manager.run()
+        finally:
+            await client.reach.close()
 
     def _done(self, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()

@@ -49,6 +49,7 @@ class Backoff:
         self._random = random
         self._failures = 0
         self._last = float("-inf")
+        self._restarted = float("-inf")
 
     def next(self, now: float, *, at_least: float = 0.0) -> float:
         """Count a failure at `now` (seconds) and return how long to wait: `at_least` seconds, which a server asked for."""
@@ -59,3 +60,9 @@ class Backoff:
         delay = max(delay, at_least)
         self._last = now + delay  # waiting is no time without failure
         return delay
+
+    def restart(self, now: float) -> None:
+        """What the failures so far were about is over: delays start anew. Once in `reset_after` seconds, then ignored."""
+        if now - self._restarted >= self._policy.reset_after:
+            self._restarted = now
+            self._failures = 0

@@ -34,6 +34,7 @@ from yoban.kube.errors import (
 )
 from yoban.kube.metrics import Tally
 from yoban.kube.objects import Obj, describe, name_of, namespace_of
+from yoban.kube.reach import Reach, proves_presence
 from yoban.kube.resource import Resource
 from yoban.kube.transport import HttpTransport, Transport
 from yoban.kube.watch import WatchStream
@@ -125,6 +126,8 @@ class Client:
         random: Random = default_random,
     ) -> None:
         self.transport = transport
+        self.reach = Reach(transport, random)
+        """Tells whoever waits because nobody was at the server's address when somebody is."""
         self.field_manager = field_manager
         self._on_call = on_call
         self._random = random
@@ -136,6 +139,7 @@ class Client:
 
     async def close(self) -> None:
         """Close the connections. May be called twice."""
+        await self.reach.close()
         await self.transport.close()
 
     async def __aenter__(self) -> Client:
@@ -255,6 +259,7 @@ class Client:
                 if stream.status != 200:
                     body = await _read_some(stream, timeout)
                     raise from_answer(stream.status, stream.headers, body, object=describe(resource, namespace, None))
+                self.reach.answered()
                 yield WatchStream(stream)
         finally:
             if code == "0":
@@ -517,6 +522,8 @@ class Client:
                 requests_total.add(verb, str(resource), "0")
             else:
                 requests_total.add(verb, str(resource), str(answer.status))
+                if proves_presence(answer.status):
+                    self.reach.answered()
                 if answer.status < 300:
                     return answer.body
                 error = from_answer(
@@ -525,6 +532,8 @@ class Client:
             delay = max(_RETRIES.delay(tried - 1, self._random), error.retry_after or 0.0)
             if tried >= ATTEMPTS or not _may_repeat(error, retry) or loop.time() + delay >= end:
                 raise error
+            if self.reach.away and isinstance(error, Unreachable):
+                raise error  # known to be away for longer: the caller can wait for its return
             await asyncio.sleep(delay)
 
     def _note(self, verb: str, resource: Resource, namespace: str | None, name: str, subresource: str | None) -> None:

@@ -90,6 +90,7 @@ class Informer:
         detect_mutation: bool = False,
     ) -> None:
         self.resource = resource
+        self.client = client
         self.store = Store(indexers)
         self._clock = clock or SystemClock()
         self._handlers: list[Handler] = []

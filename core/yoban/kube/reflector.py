@@ -3,8 +3,9 @@
 Guarantees (numbers are the rules of section 3.2 of the project's reference): the sink gets every object of a list at once,
 then every change in the order of the stream; what vanished while nobody looked is told by the next list (8). Only
 cancellation ends `run` (6). A watch always starts from a version that the server gave (1), which is never compared (3); a
-dead connection is noticed (9); a server that ends watches at once is not hammered (5, 7). Does not promise to show every
-state in between: those that came and went between two lists were never sent.
+dead connection is noticed (9); a server that ends watches at once is not hammered (5, 7), and one that was away is asked
+again as soon as it is back (`yoban.kube.reach`). Does not promise to show every state in between: those that came and went
+between two lists were never sent.
 """
 
 from __future__ import annotations
@@ -147,7 +148,15 @@ class Reflector:
                 # Whatever it is, a bug in a sink included: a watcher that ends leaves its controller blind for ever.
                 delay = self._after_failure(error)
                 if delay > 0:
-                    await self._clock.sleep(delay)
+                    await self._rest(delay, away=isinstance(error, Unreachable))
+
+    async def _rest(self, delay: float, *, away: bool) -> None:
+        """Wait for `delay` seconds; when nobody was at the server's address, only until somebody is."""
+        if not away:
+            await self._clock.sleep(delay)
+        elif await self._client.reach.pause(delay):
+            # What fails now fails for another reason: a server that has just started may refuse for a moment.
+            self._backoff.restart(self._clock.monotonic())
 
     # -- list ------------------------------------------------------------------------------------------------------
 

@@ -5,6 +5,9 @@ back-off, except a `Terminal` error, which waits for the next change; a real can
 reconcile gets a key, not an event: it reads what is so now, and an object that is not there is a success. Does not
 remember why it was called.
 
+A pass that found nobody at the API server's address is repeated when somebody is there again, not after its own back-off,
+which has grown by then.
+
 A pass that wrote is followed by one more, when any watch has been heard from or resumed since. What a pass made may be
 deleted, or overwritten by a request of a dead process that was still on its way, before the cache ever showed it: then no
 event will ever tell. With the caches as they should be that pass does nothing.
@@ -21,7 +24,8 @@ from typing import TypeAlias
 from opentelemetry import trace
 
 from yoban.errors import DeadlineExceeded, Retryable, Terminal
-from yoban.kube.client import Writes, writes
+from yoban.kube.client import Client, Writes, writes
+from yoban.kube.errors import Unreachable
 from yoban.kube.informer import Handler, Informer
 from yoban.kube.metrics import Gauges, Tally, meter
 from yoban.kube.objects import ObjectKey
@@ -38,6 +42,10 @@ Reconcile: TypeAlias = Callable[[ObjectKey], Awaitable[Result | None]]
 
 CONFIRM = 90.0
 """Seconds: a watch that went silent is resumed after 70 (`ReflectorSettings.idle`)."""
+AWAY = 5.0
+"""Seconds between two passes of one object, at least, while nobody is at the API server's address."""
+BACK = 0.5
+"""Seconds over which what waited for the API server is taken up again."""
 OUTCOMES = ("success", "requeue_after", "error", "terminal")
 
 reconciles_total = Tally("yoban.controller.reconciles", "Reconciles by outcome", ("controller", "outcome"))
@@ -77,6 +85,7 @@ class Controller:
         self._deadline = deadline
         self._confirm = confirm
         self._unconfirmed: dict[ObjectKey, float] = {}  # when the last write of each is to be looked at again
+        self._stranded: dict[ObjectKey, int] = {}  # priority of each whose last pass found no API server
         self._stopping = False
         self._informers: list[Informer] = []
         self._sources: list[tuple[Informer, Handler]] = []
@@ -135,12 +144,22 @@ class Controller:
     def listen(self) -> Callable[[], None]:
         """Have the sources fill the queue, first with all that is there; returns what ends it. `run` does it by itself."""
         removals = [informer.add_handler(handler) for informer, handler in self._sources]
+        removals += [client.reach.on_back(self._resume) for client in self._clients()]
 
         def remove() -> None:
             for one in removals:
                 one()
 
         return remove
+
+    def _clients(self) -> list[Client]:
+        return list({id(informer.client): informer.client for informer in self._informers}.values())
+
+    def _resume(self) -> None:
+        """The API server is back: what waited for it comes soon, not all at once."""
+        stranded, self._stranded = self._stranded, {}
+        for number, (key, priority) in enumerate(stranded.items()):
+            self.queue.add(key, priority=priority, after=BACK * number / len(stranded))
 
     async def stop(self) -> None:
         """Take no further key; `run` ends when those in hand are done. May be called twice."""
@@ -211,6 +230,7 @@ class Controller:
         """Decide about the next pass; the name of the outcome."""
         key, priority = item
         self._confirm_later(key, wrote, ended=error is None or isinstance(error, Terminal))
+        self._stranded.pop(key, None)
         if result.priority is not None:
             priority = result.priority
         if error is not None and result.requeue_after is not None:
@@ -221,6 +241,8 @@ class Controller:
             return "terminal"
         if error is not None:
             wish = error.retry_after if isinstance(error, Retryable) else None
+            if _found_nobody(error) and self._strand(key, priority):
+                wish = max(wish or 0.0, AWAY)
             delay = self.queue.add_rate_limited(key, priority=priority, at_least=wish or 0.0)
             # A traceback only for what is no error of ours: those say what happened by themselves.
             unexpected = not isinstance(error, Retryable)
@@ -233,6 +255,14 @@ class Controller:
             self.queue.add(key, priority=priority, after=result.requeue_after)
             return "requeue_after"
         return "success"
+
+    def _strand(self, key: ObjectKey, priority: int) -> bool:
+        """Take `key` up again when the API server is back; whether it is known to be away."""
+        self._stranded[key] = priority
+        clients = self._clients()
+        for client in clients:
+            client.reach.suspect()
+        return any(client.reach.away for client in clients)
 
     def _confirm_later(self, key: ObjectKey, wrote: bool, *, ended: bool) -> None:
         """Have a write of this pass, or of one not long ago, confirmed: a pass in between took its place in the queue.
@@ -249,6 +279,16 @@ class Controller:
             self._unconfirmed[key] = due
             if ended:
                 self.queue.add(key, priority=INITIAL, after=due - now)
+
+
+def _found_nobody(error: BaseException) -> bool:
+    """Whether `error`, or what it was raised from, is that the API server could not be reached."""
+    found: BaseException | None = error
+    for _ in range(8):  # a chain may be a ring
+        if found is None or isinstance(found, Unreachable):
+            break
+        found = found.__cause__ or found.__context__
+    return isinstance(found, Unreachable)
 
 
 _gauges: Gauges[Controller] = Gauges(

@@ -40,6 +40,8 @@ def parse_request(method: str, target: str, body: bytes | None) -> Request:
     path, _, query_text = target.partition("?")
     query = {k: v[-1] for k, v in parse_qs(query_text, keep_blank_values=True).items()} if query_text else {}
     parts = [unquote(part) for part in path.strip("/").split("/")]
+    if parts[0] not in ("api", "apis"):  # `/readyz` and its like: no resource, named by their path
+        return Request(_VERBS.get(method, "get"), "", "", path, "", "", "", query, None)
     group, version = ("", parts[1]) if parts[0] == "api" else (parts[1], parts[2])
     rest = parts[2:] if parts[0] == "api" else parts[3:]
     namespace = ""

@@ -65,6 +65,7 @@ class FakeApiServer:
         uids: gives the uid of each new object.
 
     Attributes:
+        listening: whether connections are accepted. What is refused is no request and counts in `refused` alone.
         lag: writes that the cache behind lists with a resource version has not seen yet.
         on_change: called with each write, after it is stored.
     """
@@ -75,6 +76,10 @@ class FakeApiServer:
         self.clock = clock or SystemClock()
         self.latency = latency
         self.lag = 0
+        self.listening = True
+        self.refused = 0
+        self.probes = 0
+        """How often somebody asked whether it is ready; these are no `requests`, and no fault meets them."""
         self.on_change: list[Callable[[Change], object]] = []
         self._uids = uids
         self.requests: list[Request] = []
@@ -179,6 +184,11 @@ class FakeApiServer:
         self._oldest = self._version
         self._history.clear()
 
+    def go_away(self) -> None:
+        """Break all connections and accept none; `listening` brings it back."""
+        self.listening = False
+        self.break_watches()
+
     def end_watches(self) -> None:
         """End all watches as a server that restarts in order does."""
         for watcher in list(self._watchers):
@@ -227,7 +237,10 @@ class FakeApiServer:
         """See `Transport.request`."""
         try:
             async with asyncio.timeout(deadline):
-                await asyncio.sleep(self.latency)
+                await self._accept(target)
+                if target == "/readyz":
+                    self.probes += 1
+                    return Answer(200, {}, b"ok")
                 request, collection = self._parse(method, target, body)
                 fault = await self._fault(request)
                 if fault is not None:
@@ -241,7 +254,7 @@ class FakeApiServer:
         """See `Transport.stream`."""
         try:
             async with asyncio.timeout(deadline):
-                await asyncio.sleep(self.latency)
+                await self._accept(target)
                 request, collection = self._parse("GET", target, None)
                 fault = await self._fault(request)
         except TimeoutError as error:
@@ -256,6 +269,12 @@ class FakeApiServer:
             yield watcher
         finally:
             self.close_watch(watcher)
+
+    async def _accept(self, target: str) -> None:
+        await asyncio.sleep(self.latency)
+        if not self.listening:
+            self.refused += 1
+            raise Unreachable("connection refused", object=target, sent=False)
 
     async def close(self) -> None:
         """End all watches."""

@@ -23,6 +23,8 @@ from yoban.kube.finalizers import Finalizer
 from yoban.kube.informer import Informer
 from yoban.kube.lease import LeaseLock, LeaseLost
 from yoban.kube.objects import Obj, ObjectKey, conditions_of, generation_of, key_of, resource_version_of
+from yoban.kube.ratelimit import RateLimiter
+from yoban.kube.reach import probes_total
 from yoban.kube.reflector import ReflectorSettings
 from yoban.kube.resource import CONFIG_MAP, LEASE
 from yoban.kube.status import StatusWriter
@@ -58,17 +60,26 @@ async def faulty(proxy: FaultProxy) -> AsyncIterator[Client]:
 class Operator:
     """Keeps a ConfigMap and a condition for each Widget, and notices what must not happen."""
 
-    def __init__(self, client: Client, namespace: str, settings: ReflectorSettings = QUICK) -> None:
+    def __init__(
+        self,
+        client: Client,
+        namespace: str,
+        settings: ReflectorSettings = QUICK,
+        limiter: RateLimiter[ObjectKey] | None = None,
+    ) -> None:
         self.manager = Manager(client, namespaces=[namespace], detect_mutation=True)
         self.widgets = self.manager.informer(WIDGET, settings=settings)
         self.maps = self.manager.informer(CONFIG_MAP, labels="widget", settings=settings)
         self.passes: Counter[ObjectKey] = Counter()
         self.cleaned: list[ObjectKey] = []
+        self.looks = False
+        """Whether each pass makes a request of its own, whatever the caches say."""
+        self._client = client
         self._at_once: set[ObjectKey] = set()
         self._applier = Applier(client, "widget")
         self._status = StatusWriter(client, "widget-status")
         self._finalizer = Finalizer(client, WIDGET, "yoban.test/widget")
-        self.controller = Controller("widget", self.reconcile, workers=4, deadline=30)
+        self.controller = Controller("widget", self.reconcile, workers=4, deadline=30, limiter=limiter)
         self.controller.watches(self.widgets, predicate=intent_changed).owns(self.maps, WIDGET)
         self.manager.add(self.controller)
 
@@ -86,6 +97,8 @@ class Operator:
         obj = self.widgets.get(key)
         if obj is None:
             return
+        if self.looks:
+            await self._client.get(WIDGET, key.name, key.namespace)
 
         async def clean() -> None:
             self.cleaned.append(key)
@@ -309,6 +322,51 @@ async def test_a_server_that_refuses_is_not_hammered_and_taken_up_again(
         assert operator.widgets.check(max_silence=3) is not None, "a silent cache is visible"
         await proxy.listen()
         await converged(real_client, namespace, 2, within=60)
+
+
+@pytest.mark.parametrize("how", ["refused", "closed"])
+async def test_bug_an_outage_is_over_and_the_back_off_still_waited(
+    real_client: Client, faulty: Client, proxy: FaultProxy, namespace: str, how: str
+) -> None:
+    """Whoever waits is woken: by themselves, watches and passes would come again after an hour.
+
+    `closed`: something in front of the server accepts connections, and closes them when nobody is behind it.
+    """
+    never = ReflectorSettings(backoff=BackoffPolicy(initial=3600.0, cap=3600.0))
+    await make(real_client, namespace, 3)
+    limiter: RateLimiter[ObjectKey] = RateLimiter(initial=3600.0, cap=7200.0)
+    async with Operator(faulty, namespace, never, limiter).run() as operator:
+        await converged(real_client, namespace, 3)
+        refused, passes = probes_total.value("refused"), operator.passes.total()
+        fault = None
+        if how == "refused":
+            await proxy.refuse()
+        else:
+            fault = proxy.drop(times=None)
+            proxy.cut()
+        await make(real_client, namespace, 3, size=9)
+        await real_client.delete(CONFIG_MAP, "w0", namespace)
+        operator.looks = True
+        for number in range(3):
+            operator.controller.enqueue(ObjectKey(namespace, f"w{number}"))
+        async with asyncio.timeout(60):
+            while probes_total.value("refused") < refused + 6 or not operator.controller._stranded:
+                await asyncio.sleep(0.05)
+        assert faulty.reach.away
+        seen = len(proxy.requests)
+        assert operator.passes.total() - passes <= 3 * 2
+        if fault is None:
+            await proxy.listen()
+        else:
+            proxy.remove(fault)
+        await converged(real_client, namespace, 3)
+        assert not faulty.reach.away
+        after = [r for r in proxy.requests[seen:] if r.status == 200]
+        assert after[0].path == "/readyz", "a probe found it, and nothing came before"
+        assert len([r for r in after if r.path == "/readyz"]) == 1
+        assert not [r for r in after if "watch=true" not in r.path and "resourceVersion" in r.path], (
+            "nothing was listed"
+        )
 
 
 async def test_a_hot_object_is_worked_on_few_times(

@@ -8,11 +8,14 @@ from typing import Any
 
 import msgspec
 from yoban.kube import client as client_module
+from yoban.kube import reach as reach_module
 from yoban.kube import watch as watch_module
+from yoban.kube.backoff import BackoffPolicy
 from yoban.kube.client import Client
 from yoban.kube.errors import Gone, NotFound
 from yoban.kube.informer import Informer
 from yoban.kube.objects import Obj, key_of
+from yoban.kube.reach import Reach
 from yoban.kube.reflector import Reflector
 from yoban.kube.watch import WatchEvent, WatchStream
 
@@ -142,6 +145,14 @@ def parse_all_at_once() -> Any:
     return replaced(client_module, "PARSE_AT_ONCE", 10**9)
 
 
+def return_untold() -> Any:
+    return replaced(Reach, "answered", lambda self: None)
+
+
+def probes_without_pause() -> Any:
+    return replaced(reach_module, "REFUSED", BackoffPolicy(initial=0.001, cap=0.001))
+
+
 STREAMS = Weather(stream_broken=0.05, stream_silent=0.05, slow=0.05)
 
 MUTANTS = (
@@ -185,6 +196,21 @@ MUTANTS = (
         waits_for_ever,
         ("converged", "caches", "quiet"),
         {"force": ("mute",) * 5},
+    ),
+    Mutant(
+        "a server that is away is probed without pause",
+        "1: reconnect with no pause",
+        probes_without_pause,
+        test=("tests.unit.kube.test_reach", "test_suspicions_cost_no_more_than_a_probe_each_and_about_one_a_second"),
+    ),
+    Mutant(
+        "the end of an outage is not told",
+        "ours, fixed: the back-off outlived an outage",
+        return_untold,
+        test=(
+            "tests.unit.runtime.test_controller",
+            "test_bug_a_key_waited_out_its_back_off_when_the_api_server_was_back",
+        ),
     ),
     Mutant("404 is no error", "6: a 404 raises nothing", absent_is_no_error, ("converged",)),
     Mutant(

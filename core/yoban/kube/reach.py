@@ -1,0 +1,159 @@
+"""Whether anybody is at the API server's address: one prober for all who were told that nobody is.
+
+A back-off that grows is right for a server that is overloaded, and wrong for one that is away: nobody is spared by it, and
+whoever waits is late. So while connections are refused, or closed without a byte of an answer, `GET /readyz` is sent, about
+once a second for the whole process, and when it is answered all who wait are woken, each a little later than the other.
+
+Guarantees: probes only on behalf of somebody, never two at once, and never in quick succession, whatever fails how often;
+nobody is woken unless a probe had failed before, so that a server which accepts connections and serves nobody, is busy,
+answers with errors or does not answer in time is met with the back-off of each request as before. A wait is never longer
+than without it. Does not send, hold back or repeat any request: that is the client's and its callers'.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+from collections.abc import Callable
+
+from yoban.kube.backoff import Backoff, BackoffPolicy, Random, default_random
+from yoban.kube.errors import ApiError, Unreachable
+from yoban.kube.metrics import Gauges, Tally
+from yoban.kube.transport import Transport
+
+log = logging.getLogger(__name__)
+
+PATH = "/readyz"  # open to every account by Kubernetes' own `system:public-info-viewer`, and never queued
+PROBE_TIMEOUT = 2.0  # seconds
+SPREAD = 0.2  # seconds over which those who wait are woken
+REFUSED = BackoffPolicy(initial=0.1, cap=0.8, jitter=0.25, reset_after=10.0)
+"""Between two probes of a server that is away. A refused connection costs either side next to nothing."""
+UNREADY = BackoffPolicy(initial=0.4)
+"""Between two probes of a server that is back and says that it is not ready: its own requests have no shorter delays."""
+
+probes_total = Tally("yoban.kube.probes", "Probes of an API server that did not answer", ("outcome",))
+OUTCOMES = ("answered", "refused", "unready", "late")
+
+
+class Reach:
+    """What one client knows of its server. Tasks are made when somebody asks; `close` it in the end.
+
+    Args:
+        transport: the way to the server.
+        random: jitter.
+    """
+
+    def __init__(self, transport: Transport, random: Random = default_random) -> None:
+        self._transport = transport
+        self._random = random
+        # The prober is nobody's reconcile, whoever asked for it first: what is logged must not bear that one's name.
+        self._context = contextvars.copy_context()
+        self._prober: asyncio.Task[None] | None = None
+        self._waiting: set[asyncio.Future[None]] = set()
+        self._listeners: list[Callable[[], None]] = []
+        self._pace = Backoff(REFUSED, random)
+        self._not_before = float("-inf")  # loop time of the next probe at the earliest
+        self.away = False
+        """Whether a probe failed since the server last answered."""
+        for outcome in OUTCOMES:
+            probes_total.init(outcome)
+        _gauges.track(self)
+
+    def suspect(self) -> None:
+        """A request found nobody: find out, and tell who waits when somebody is there again. May be called at any time."""
+        if self._prober is None or self._prober.done():
+            loop = asyncio.get_running_loop()
+            context = self._context.copy()
+            self._prober = loop.create_task(self._probe_until_answered(), name="api probe", context=context)
+
+    def answered(self) -> None:
+        """A request was answered, with no error of the server's own. Wakes everybody if it was away."""
+        if self.away:
+            self.away = False
+            log.info("the API server answers again")
+            for future in self._waiting:
+                if not future.done():
+                    future.set_result(None)
+            for listener in tuple(self._listeners):
+                listener()
+
+    async def pause(self, seconds: float) -> bool:
+        """Wait for `seconds` after a request found nobody, or until the server is back; whether it is."""
+        self.suspect()
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        future: asyncio.Future[None] = loop.create_future()
+        self._waiting.add(future)
+        try:
+            await asyncio.wait({future}, timeout=seconds)
+        finally:
+            self._waiting.discard(future)
+        back = future.done()
+        if back:
+            await asyncio.sleep(min(max(0.0, end - loop.time()), SPREAD * self._random()))
+        return back
+
+    def on_back(self, listener: Callable[[], None]) -> Callable[[], None]:
+        """Call `listener` (sync, quick, must not raise) each time when the server is back; returns what ends that."""
+        self._listeners.append(listener)
+
+        def remove() -> None:
+            if listener in self._listeners:
+                self._listeners.remove(listener)
+
+        return remove
+
+    async def close(self) -> None:
+        """End the prober. May be called twice."""
+        if self._prober is not None:
+            self._prober.cancel()
+            await asyncio.wait({self._prober})
+
+    # -- the prober --------------------------------------------------------------------------------------------------
+
+    async def _probe_until_answered(self) -> None:
+        loop = asyncio.get_running_loop()
+        unready = Backoff(UNREADY, self._random)
+        while True:
+            await asyncio.sleep(max(0.0, self._not_before - loop.time()))
+            outcome = await self._probe()
+            probes_total.add(outcome)
+            now = loop.time()
+            if outcome == "unready" and self.away:
+                self._not_before = now + unready.next(now)
+                continue
+            self._not_before = now + self._pace.next(now)
+            if outcome == "refused":
+                if not self.away:
+                    self.away = True
+                    log.warning("nobody is at the API server's address; looking about once a second")
+                continue
+            if outcome == "answered":
+                self.answered()
+            # Whoever is busy, failing or slow is left to the back-off of each request.
+            self.away = False
+            return
+
+    async def _probe(self) -> str:
+        try:
+            answer = await self._transport.request("GET", PATH, deadline=PROBE_TIMEOUT)
+        except Unreachable:
+            return "refused"
+        except ApiError:
+            return "late"
+        except Exception:  # a token that cannot be read, say: each request's own failure tells of it, too
+            log.exception("the API server cannot be probed")
+            return "late"
+        return "answered" if proves_presence(answer.status) else "unready"
+
+
+def proves_presence(status: int) -> bool:
+    """Whether a server that answers with `status` is there and can be asked for more: not while it starts or sheds load."""
+    return status < 500 and status != 429
+
+
+_gauges: Gauges[Reach] = Gauges(
+    lambda reach: {},
+    [("yoban.kube.away", "1 while nobody is at the API server's address", "1", lambda reach: float(reach.away))],
+)
