@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import time
 
 ARENA_MAX, MMAP_THRESHOLD, TRIM_THRESHOLD = -8, -3, -1
 """Numbers of glibc's `mallopt`."""
@@ -16,6 +17,8 @@ LARGEST_OF_HEAP = 2 << 20
 KEPT = 4 << 20
 EVERY = 10.0
 """Seconds between two returns. One takes some milliseconds, in a thread."""
+BUSY = 0.05
+"""Seconds of processor time: who used less since the last return has freed nothing worth another."""
 
 
 def share_heap() -> None:
@@ -42,6 +45,9 @@ class Memory:
 
     async def run(self) -> None:
         """Return it until cancelled; ends at once where the C library is not glibc."""
+        returned = float("-inf")
         while hasattr(self._library, "malloc_trim"):
             await asyncio.sleep(self._every)
-            await asyncio.to_thread(self._library.malloc_trim, 0)
+            if time.process_time() - returned >= BUSY:
+                await asyncio.to_thread(self._library.malloc_trim, 0)
+                returned = time.process_time()

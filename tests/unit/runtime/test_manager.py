@@ -310,13 +310,31 @@ async def test_3_8_sigterm_stops_in_order(client: Client) -> None:
 
 
 async def test_3_12_a_blocked_loop_is_seen(caplog: pytest.LogCaptureFixture) -> None:
-    lag = LoopLag(tick=1.0, warn=0.5)
+    lag = LoopLag(warn=0.5)
     task = asyncio.create_task(lag.run())
     await asyncio.sleep(3.5)
     assert lag.worst == pytest.approx(0)
     asyncio.get_running_loop()._virtual.time += 2.0  # type: ignore[attr-defined]
-    await asyncio.sleep(2)
-    assert lag.worst > 1
-    assert "blocked" in caplog.text
+    await asyncio.sleep(0)
+    assert lag.worst == pytest.approx(2.0)
+    assert "blocked for 2.00 s" in caplog.text
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+    asyncio.get_running_loop()._virtual.time += 9.0  # type: ignore[attr-defined]
+    await asyncio.sleep(0)
+    assert lag.worst == pytest.approx(2.0), "it listens no more"
+
+
+async def test_watching_for_a_blocked_loop_needs_no_timer() -> None:
+    """A process that rests is not woken for it: each wake-up costs processor time."""
+    loop = asyncio.get_running_loop()
+    first, second = LoopLag(), LoopLag()
+    tasks = [asyncio.create_task(lag.run()) for lag in (first, second)]
+    await asyncio.sleep(0)
+    assert not loop._scheduled  # type: ignore[attr-defined]
+    loop._virtual.time += 0.3  # type: ignore[attr-defined]
+    await asyncio.sleep(0)
+    assert first.worst == second.worst == pytest.approx(0.3)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -46,6 +46,22 @@ def test_what_was_freed_is_returned() -> None:
     assert after >= 100
 
 
+async def test_who_did_nothing_returns_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each return costs milliseconds of processor time."""
+    returned: list[int] = []
+    used = 1.0
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: SimpleNamespace(malloc_trim=returned.append))
+    monkeypatch.setattr(memory.time, "process_time", lambda: used)
+    task = asyncio.create_task(memory.Memory().run())
+    await asyncio.sleep(100)
+    assert len(returned) == 1
+    used += memory.BUSY
+    await asyncio.sleep(100)
+    assert len(returned) == 2
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
 async def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: SimpleNamespace())
     memory.share_heap()
