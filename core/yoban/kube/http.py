@@ -32,7 +32,7 @@ _NO_LINGER = struct.pack("ii", 1, 0)
 goes on trying for minutes, and a write of who led comes in when the network does, in somebody else's term."""
 _REPEATED = frozenset(("GET", "HEAD", "PUT", "OPTIONS"))
 """Not DELETE: the second one might hit the object's successor. Whether it may be repeated its sender knows."""
-_STATUS_LINE = re.compile(rb"HTTP/1\.[01] (\d{3})(?: |$)")
+_STATUS_LINE = re.compile(r"HTTP/1\.[01] ([0-9]{3})(?: |$)")
 _SIZE = re.compile(rb"[0-9a-fA-F]{1,15}[ \t]*(?:;|$)")
 
 
@@ -240,7 +240,7 @@ class Connection(asyncio.Protocol):
             self._state = _State.DONE
 
     def _take_head(self, head: bytes) -> None:
-        first, *lines = head.split(b"\r\n")
+        first, *lines = head.decode("latin-1").split("\r\n")
         found = _STATUS_LINE.match(first)
         if found is None:
             raise ValueError(f"status line {first[:40]!r}")
@@ -249,12 +249,12 @@ class Connection(asyncio.Protocol):
             return  # an interim answer: the real one follows
         headers: dict[str, str] = {}
         for line in lines:
-            name, colon, value = line.decode("latin-1").partition(":")
+            name, colon, value = line.partition(":")
             if not colon:
                 raise ValueError(f"header {line[:40]!r}")
             headers[name.title()] = value.strip()
         self.status, self.headers = status, headers
-        self._keep = "close" not in headers.get("Connection", "").lower() and first.startswith(b"HTTP/1.1")
+        self._keep = "close" not in headers.get("Connection", "").lower() and first.startswith("HTTP/1.1")
         coding, length = headers.get("Transfer-Encoding", "").lower(), headers.get("Content-Length")
         if self._method == "HEAD" or status in (204, 304):
             self._state = _State.DONE
@@ -294,6 +294,8 @@ class Pool:
         self._context = context
         self._server_hostname = server_hostname or self._host
         self._fixed = _fields({"Host": parts.netloc.rpartition("@")[2], **headers})
+        self._last_headers: dict[str, str] = {}
+        self._last_fields = b""
         self._idle: list[Connection] = []
         self._busy: set[Connection] = set()
         self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
@@ -304,11 +306,7 @@ class Pool:
         What an idle connection's end swallowed is sent once more on a new one, if it may be repeated. Raises `Broken`
         and `NotConnected`; ValueError for a header that would not stay one line.
         """
-        length = (
-            {"Content-Length": str(len(body or b""))} if body is not None or method in ("POST", "PUT", "PATCH") else {}
-        )
-        head = f"{method} {self._prefix}{target} HTTP/1.1\r\n".encode("ascii")
-        data = b"".join((head, self._fixed, _fields(headers | length), b"\r\n", body or b""))
+        data = self._request(method, target, headers, body or b"", sized=body is not None)
         while True:
             connection = self._reused() or await self._connect()
             self._busy.add(connection)
@@ -324,6 +322,14 @@ class Pool:
                 raise
             else:
                 return connection
+
+    def _request(self, method: str, target: str, headers: dict[str, str], body: bytes, *, sized: bool) -> bytes:
+        if headers != self._last_headers:  # token and content type: the same for most of the requests in a row
+            self._last_fields = _fields(headers)
+            self._last_headers = dict(headers)
+        length = b"Content-Length: %d\r\n" % len(body) if sized or method in ("POST", "PUT", "PATCH") else b""
+        head = f"{method} {self._prefix}{target} HTTP/1.1\r\n".encode("ascii")
+        return b"".join((head, self._fixed, self._last_fields, length, b"\r\n", body))
 
     def release(self, connection: Connection) -> None:
         """Keep the connection for the next request, or close it when its answer was not read to the end."""
