@@ -14,7 +14,6 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
-from urllib.parse import quote
 
 import msgspec
 from opentelemetry import trace
@@ -35,7 +34,7 @@ from yoban.kube.errors import (
 from yoban.kube.metrics import Tally
 from yoban.kube.objects import Obj, describe, name_of, namespace_of
 from yoban.kube.reach import Reach, proves_presence
-from yoban.kube.resource import Resource
+from yoban.kube.resource import Resource, quoted
 from yoban.kube.transport import HttpTransport, Transport
 from yoban.kube.watch import WatchStream
 
@@ -563,7 +562,7 @@ def _query(**parameters: Any) -> dict[str, Any]:
 def _target(path: str, query: Mapping[str, Any] | None) -> str:
     if not query:
         return path
-    return path + "?" + "&".join(f"{name}={quote(str(value), safe='')}" for name, value in query.items())
+    return path + "?" + "&".join([f"{name}={quoted(str(value))}" for name, value in query.items()])
 
 
 async def _parse_list(body: bytes, resource: Resource, transform: Callable[[Obj], Obj] | None = None) -> ObjectList:

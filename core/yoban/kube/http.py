@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import re
 import socket
 import ssl
@@ -33,6 +34,7 @@ goes on trying for minutes, and a write of who led comes in when the network doe
 _REPEATED = frozenset(("GET", "HEAD", "PUT", "OPTIONS"))
 """Not DELETE: the second one might hit the object's successor. Whether it may be repeated its sender knows."""
 _STATUS_LINE = re.compile(r"HTTP/1\.[01] ([0-9]{3})(?: |$)")
+_title = functools.lru_cache(256)(str.title)  # a server says the same dozen names in every answer
 _SIZE = re.compile(rb"[0-9a-fA-F]{1,15}[ \t]*(?:;|$)")
 
 
@@ -252,7 +254,7 @@ class Connection(asyncio.Protocol):
             name, colon, value = line.partition(":")
             if not colon:
                 raise ValueError(f"header {line[:40]!r}")
-            headers[name.title()] = value.strip()
+            headers[_title(name)] = value.strip()
         self.status, self.headers = status, headers
         self._keep = "close" not in headers.get("Connection", "").lower() and first.startswith("HTTP/1.1")
         coding, length = headers.get("Transfer-Encoding", "").lower(), headers.get("Content-Length")

@@ -19,6 +19,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TypeAlias
 
 from opentelemetry import trace
@@ -51,6 +52,7 @@ OUTCOMES = ("success", "requeue_after", "error", "terminal")
 reconciles_total = Tally("yoban.controller.reconciles", "Reconciles by outcome", ("controller", "outcome"))
 _duration = meter.create_histogram("yoban.controller.reconcile.duration", "s", "Time of one reconcile")
 _tracer = trace.get_tracer("yoban.runtime")
+_UNTRACED = nullcontext(trace.INVALID_SPAN)
 
 
 class Controller:
@@ -186,12 +188,7 @@ class Controller:
         object_name.set(str(key))
         loop = asyncio.get_running_loop()
         started = loop.time()
-        with _tracer.start_as_current_span(
-            f"reconcile {self.name}",
-            attributes={"yoban.reconcile.id": identity, "yoban.object": str(key), "yoban.priority": item.priority},
-            record_exception=False,
-            set_status_on_exception=False,
-        ) as span:
+        with self._span(item, identity) as span:
             token = writes.set(count := Writes())
             try:
                 result, error = await self._attempt(key)
@@ -204,6 +201,17 @@ class Controller:
             span.set_attribute("yoban.outcome", outcome)
         reconciles_total.add(self.name, outcome)
         _duration.record(loop.time() - started, self._labels)
+
+    def _span(self, item: Item[ObjectKey], identity: str) -> AbstractContextManager[trace.Span]:
+        nobody = isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+        if nobody and isinstance(_tracer, trace.ProxyTracer):
+            return _UNTRACED  # nobody set up traces: a span that goes nowhere would cost a tenth of a small pass
+        return _tracer.start_as_current_span(
+            f"reconcile {self.name}",
+            attributes={"yoban.reconcile.id": identity, "yoban.object": str(item.key), "yoban.priority": item.priority},
+            record_exception=False,
+            set_status_on_exception=False,
+        )
 
     async def _attempt(self, key: ObjectKey) -> tuple[Result, Exception | None]:
         task = asyncio.current_task()
