@@ -20,7 +20,7 @@ from pathlib import Path
 from deploy.lab.failure import LabError, LabUnavailable
 from tests.bench.figures import short
 from tests.bench.machine import BenchError, describe, say
-from tests.bench.runtime import breaking, phases
+from tests.bench.runtime import breaking, phases, profiling
 from tests.bench.runtime.contestants import Contestant, prepare, versions
 from tests.bench.runtime.goals import judge
 from tests.bench.runtime.phases import SHARED, Bench, Sizes, turns
@@ -31,6 +31,7 @@ from tests.bench.verdict import Row, markdown, table
 ROOT = Path(__file__).parents[3]
 MEASURES = ("create", "cache", "faults", "idle")
 WARM_UP = 50
+LARGE = 2000
 QUICK = Sizes({50: 1, 150: 1}, 150, 3.0, 30, 30, 500, 1, 50, 20, 2.0, 5.0, 60.0)
 
 
@@ -40,12 +41,15 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--cards", type=int, nargs="+", default=[200, 1000, 5000], help="sizes (200 1000 5000)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of the sizes below 2000 (5)")
     parser.add_argument("--large-rounds", type=int, default=2, help="rounds of the larger sizes (2)")
-    parser.add_argument("--fault-rounds", type=int, default=1, help="rounds of faults and of the cache's memory (1)")
+    parser.add_argument("--fault-rounds", type=int, default=2, help="rounds of faults (2)")
     parser.add_argument("--seconds", type=float, default=8.0, help="seconds of steady changes in a round (8)")
-    parser.add_argument("--idle", type=float, default=5.0, help="idle minutes (5)")
+    parser.add_argument("--idle", type=float, default=10.0, help="idle minutes (10)")
     parser.add_argument("--only", nargs="+", choices=MEASURES, default=list(MEASURES), help="measure only these")
     names = (OURS, KOPF, CLIENT_GO, CLIENT_GO_APPLY)
     parser.add_argument("--contestants", nargs="+", choices=names, default=list(names), help="who takes part")
+    parser.add_argument(
+        "--profile", action="store_true", help="no comparison: flame graphs of ours, floors of each layer"
+    )
     parser.add_argument("--quick", action="store_true", help="one tiny round: shows that it works, measures nothing")
     parser.add_argument("--save", action="store_true", help="write results and plots to docs/benchmarks/runtime/")
     return parser.parse_args()
@@ -55,8 +59,8 @@ def sizes(asked: argparse.Namespace) -> Sizes:
     """The sizes of this run."""
     if asked.quick:
         return QUICK
-    rounds = {cards: asked.rounds if cards < 2000 else asked.large_rounds for cards in sorted(asked.cards)}
-    steady_at = max((cards for cards in rounds if cards < 2000), default=0)
+    rounds = {cards: asked.rounds if cards < LARGE else asked.large_rounds for cards in sorted(asked.cards)}
+    steady_at = max((cards for cards in rounds if cards < LARGE), default=0)
     return Sizes(
         rounds,
         steady_at,
@@ -79,6 +83,9 @@ async def measure(bench: Bench, contestants: list[Contestant], only: list[str]) 
             await phases.alone(bench, cards)
             for number in range(rounds):
                 taking = contestants if cards == bench.sizes.steady_at else apart
+                if cards >= LARGE and number > 0:
+                    # Two minutes each: idle minutes and rounds of faults tell more. Ratios to it have one round then.
+                    taking = [one for one in taking if one.name != KOPF]
                 for contestant in turns(taking, number):
                     await phases.run(bench, contestant, cards, number)
     if "cache" in only:
@@ -97,6 +104,20 @@ async def run(bench: Bench, contestants: list[Contestant], only: list[str]) -> N
     await measure(bench, contestants, only)
 
 
+def profile(world: World, contestants: list[Contestant], asked: argparse.Namespace, machine: dict[str, object]) -> int:
+    """Write where our operator's time goes, and what each layer costs. Returns the exit code."""
+    bench = Bench(world, profiling.QUICK if asked.quick else profiling.SIZES, Results(), {})
+    facts = {**machine, **versions(contestants)}
+    files = asyncio.run(profiling.run(bench, contestants, folder(asked), facts, quick=asked.quick))
+    print("Written: " + ", ".join(os.path.relpath(file, ROOT) for file in files))
+    return 0
+
+
+def folder(asked: argparse.Namespace) -> Path:
+    """Where results go."""
+    return ROOT / ("docs/benchmarks/runtime" if asked.save else ".cache/bench-runtime")
+
+
 def report(bench: Bench, asked: argparse.Namespace, facts: dict[str, object]) -> None:
     """Print the tables; write JSON and plots."""
     results, cards = bench.results, list(bench.sizes.rounds)
@@ -106,7 +127,7 @@ def report(bench: Bench, asked: argparse.Namespace, facts: dict[str, object]) ->
         print(f"FAILED: {failure}")
     if asked.quick:
         print("This was a smoke run: its figures mean nothing.")
-    where = ROOT / ("docs/benchmarks/runtime" if asked.save else ".cache/bench-runtime")
+    where = folder(asked)
     where.mkdir(parents=True, exist_ok=True)
     document = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -145,6 +166,11 @@ def lost(judged: list[Row]) -> str:
     return f"Falls short: {'; '.join(shorts) or 'nowhere'}"
 
 
+def exit_code(failures: list[str]) -> int:
+    """A peer that does not get there is a result, told in the report; what we cannot measure of ours is a failure."""
+    return 1 if any(failure.startswith(f"{OURS}, ") for failure in failures) else 0
+
+
 def main() -> int:
     """Measure and report. Returns the exit code."""
     asked = arguments()
@@ -154,6 +180,8 @@ def main() -> int:
         contestants = prepare(asked.contestants)
         say("starting etcd, with fsync, and kube-apiserver")
         with World([one.namespace for one in contestants], SHARED) as world:
+            if asked.profile:
+                return profile(world, contestants, asked, machine)
             bench = Bench(world, sizes(asked), Results(), {})
             asyncio.run(run(bench, contestants, asked.only))
     except (BenchError, LabError, LabUnavailable, asyncio.CancelledError) as error:
@@ -163,8 +191,7 @@ def main() -> int:
     facts: dict[str, object] = {"machine": machine, "versions": versions(contestants), "seconds": seconds}
     print(f"\n{short(seconds / 60)} minutes")
     report(bench, asked, facts)
-    # A peer that does not get there is a result, told in the report; what we cannot measure of ours is a failure.
-    return 1 if any(failure.startswith(f"{OURS}, ") for failure in bench.results.failures) else 0
+    return exit_code(bench.results.failures)
 
 
 if __name__ == "__main__":

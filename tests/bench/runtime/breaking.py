@@ -108,13 +108,10 @@ async def _outage(session: Session, proxy: FaultProxy) -> float:
 
 
 async def idle(bench: Bench, contestants: list[Contestant]) -> None:
-    """All at once, each with some Ready Cards in its own namespace, and nothing happens."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            for contestant in contestants:
-                group.create_task(_idle(bench, contestant))
-    except* BenchError as errors:
-        bench.results.failures += [f"idle: {error}" for error in errors.exceptions]
+    """All at once, each with some Ready Cards in its own namespace, and nothing happens. Who fails fails alone."""
+    async with asyncio.TaskGroup() as group:
+        for contestant in contestants:
+            group.create_task(_idle(bench, contestant))
 
 
 async def _idle(bench: Bench, contestant: Contestant) -> None:
@@ -132,6 +129,8 @@ async def _idle(bench: Bench, contestant: Contestant) -> None:
             session.record("idle.calls", "calls/min", len(requests) / minutes)
             session.record("idle.cpu", "ms/min", (after.cpu - before.cpu) * 1e3 / minutes)
             session.record("idle.memory", "MB", after.resident / 1e6)
+        except BenchError as error:
+            fail(session, "idle", error)
         finally:
             await session.stop()
             await driver.empty()

@@ -121,6 +121,11 @@ class Operator:
         self.started = time.time()
         self._process = Leash(contestant.command, self.log, environment=environment)
 
+    @property
+    def pid(self) -> int:
+        """Of the process that is measured."""
+        return self._process.pid
+
     def usage(self) -> Usage:
         """Raises BenchError when it has ended."""
         try:

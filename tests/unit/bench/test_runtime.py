@@ -5,15 +5,23 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+from xml.etree import ElementTree
 
 import pytest
 
 from deploy.lab.audit import AuditLog, Request, parse
+from tests.bench.machine import BenchError
+from tests.bench.runtime import breaking, flames, phases
+from tests.bench.runtime.__main__ import exit_code
 from tests.bench.runtime.audit import overlaps, policy
-from tests.bench.runtime.contestants import OPERATORS
+from tests.bench.runtime.contestants import OPERATORS, Contestant
 from tests.bench.runtime.goals import judge
+from tests.bench.runtime.processes import Usage
 from tests.bench.runtime.processes import parse as parse_usage
 from tests.bench.runtime.results import CLIENT_GO, KOPF, OURS, Results
+from tests.bench.runtime.world import World
 
 USER = "system:serviceaccount:a:operator"
 
@@ -124,3 +132,82 @@ def test_kopf_is_pinned_with_hashes_and_no_index() -> None:
     assert f"\n{wanted} \\\n" in text
     blocks = re.split(r"\n(?=\S)", text.strip())
     assert all("--hash=sha256:" in block for block in blocks)
+
+
+def test_only_what_cannot_be_measured_of_ours_fails_the_run() -> None:
+    kopf, ours = "kopf, round 0, 5000 Cards: opens no watch", "yoban, round 1, idle: 3 Cards are not Ready"
+    assert exit_code([]) == exit_code([kopf, "client-go apply, round 0, faults: yoban, "]) == 0
+    assert exit_code([kopf, ours]) == 1
+
+
+async def test_bug_a_peer_that_fails_while_all_are_idle_ended_the_measures_of_ours(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And nobody was told whose failure it was: it counted for nobody."""
+
+    class Nobody:
+        def __init__(self, *_: object) -> None:
+            pass
+
+        async def __aenter__(self) -> Nobody:
+            return self
+
+        async def __aexit__(self, *_: object) -> None:
+            pass
+
+        async def create(self, numbers: range) -> list[int]:
+            return list(numbers)
+
+        async def ready(self, *_: object) -> float:
+            return 0.0
+
+        async def empty(self) -> None:
+            pass
+
+    async def start(session: phases.Session) -> None:
+        if session.contestant.name == KOPF:
+            raise BenchError("it opens no watch")
+
+    async def at_once(*_: object) -> None:
+        pass
+
+    spent = iter(range(100))
+    monkeypatch.setattr(breaking, "Driver", Nobody)
+    monkeypatch.setattr(breaking.asyncio, "sleep", at_once)
+    monkeypatch.setattr(phases.Session, "start", start)
+    monkeypatch.setattr(phases.Session, "rest", at_once)
+    monkeypatch.setattr(phases.Session, "requests", lambda session, mark: [])
+    monkeypatch.setattr(phases.Session, "usage", lambda session: Usage(next(spent) / 1e3, 1, 1))
+    world = SimpleNamespace(audit=SimpleNamespace(mark=lambda: 0))
+    bench = phases.Bench(cast(World, world), phases.Sizes({1: 1}, 1), Results(), {})
+    await breaking.idle(bench, [Contestant(name, "ns", (), "") for name in (KOPF, OURS)])
+    assert bench.results.failures == ["kopf, round 0, idle: it opens no watch"]
+    assert bench.results.of("idle.calls", OURS) is not None
+
+
+STACKS = """main (/usr/lib/python3.11/asyncio/runners.py);work (core/yoban/kube/client.py);send (/usr/lib/python3.11/ssl.py) 6
+main (/usr/lib/python3.11/asyncio/runners.py);work (/home/me/.venv/lib/python3.11/site-packages/yoban/kube/client.py) 3
+main (/usr/lib/python3.11/asyncio/runners.py);<select> (selectors.py) 1
+"""
+
+
+def test_a_flame_graph_shows_shares_and_no_folder_of_the_machine() -> None:
+    stacks = flames.parse(STACKS)
+    drawn = flames.draw(stacks, "a < b")
+    shown = [node.text for node in ElementTree.fromstring(drawn).iter() if node.tag.endswith("title")]
+    assert shown == [
+        "all: 100.0%",
+        "main (asyncio/runners.py): 100.0%",
+        "<select> (selectors.py): 10.0%",
+        "work (yoban/kube/client.py): 90.0%",
+        "send (ssl.py): 60.0%",
+    ]
+    assert "/home" not in drawn
+    assert "/usr" not in drawn
+    assert drawn == flames.draw(flames.parse(STACKS), "a < b")
+    assert flames.own_time(stacks).splitlines()[2].split("|")[1:3] == [" send (ssl.py)                   ", " 60.0% "]
+    assert "work (yoban/kube/client.py)" in flames.within(stacks)
+    waits = flames.parse("main (a.py);EpollSelector.select (selectors.py:451) 7\nmain (a.py) 1")
+    assert flames.working(waits) == {("main (a.py)",): 1}
+    with pytest.raises(ValueError, match="nothing was sampled"):
+        flames.draw(flames.parse(""), "empty")
