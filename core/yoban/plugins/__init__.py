@@ -53,6 +53,7 @@ from yoban.plugins.engine import (
     SettingRule,
 )
 from yoban.plugins.hookspecs import hookimpl
+from yoban.plugins.kept import KeptConnection
 from yoban.plugins.log import LogSource, LogTail, Segment, SegmentKind, SegmentName
 from yoban.plugins.objectstore import (
     AlreadyExists,
@@ -111,6 +112,7 @@ __all__ = [
     "Finished",
     "Fork",
     "InstanceContext",
+    "KeptConnection",
     "Layout",
     "LinkItem",
     "LogRequest",

@@ -10,13 +10,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import weakref
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from yoban.errors import AccessDenied, Unavailable, YobanError
-from yoban.plugins import Account, InstanceContext, Peer
+from yoban.plugins import Account, InstanceContext, KeptConnection, Peer
 
 from yoban_mysql.names import AGENT, REPLICATION_USER, SOCKET
 
@@ -221,47 +219,21 @@ def translated(target: str) -> Iterator[None]:
         raise Unavailable("it does not answer", object=target, cause=str(error)) from error
 
 
-class Kept:
-    """One kept connection per server. A statement that fails, or is cancelled, gives it up.
+class Kept(KeptConnection[Session]):
+    """The agent's own connection to its server."""
 
-    Connections belong to the event loop that made them; another loop gets others.
-    """
+    async def connect(self, ctx: InstanceContext) -> Session:
+        """See `connect`."""
+        return await connect(ctx)
 
-    def __init__(self) -> None:
-        self._of_loop: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Sessions] = weakref.WeakKeyDictionary()
+    def usable(self, connection: Session) -> bool:
+        """See `Session.usable`."""
+        return connection.usable
 
-    def _sessions(self) -> _Sessions:
-        return self._of_loop.setdefault(asyncio.get_running_loop(), _Sessions())
+    def drop(self, connection: Session) -> None:
+        """See `Session.drop`."""
+        connection.drop()
 
-    @asynccontextmanager
-    async def use(self, ctx: InstanceContext) -> AsyncIterator[Session]:
-        """Lend the connection; users take turns. Whoever leaves with an error gives it up.
-
-        Raises:
-            Unavailable: the server does not answer.
-        """
-        held = self._sessions()
-        key = str(ctx.run)
-        lock = held.locks.setdefault(key, asyncio.Lock())
-        async with lock:
-            session = held.open.get(key)
-            if session is None or not session.usable:
-                session = held.open[key] = await connect(ctx)
-            try:
-                yield session
-            except BaseException:
-                held.open.pop(key, None)
-                session.drop()
-                raise
-
-    async def close(self, ctx: InstanceContext) -> None:
-        """Close the connection to this server, if there is one. May be called again."""
-        session = self._sessions().open.pop(str(ctx.run), None)
-        if session is not None:
-            await session.leave()
-
-
-class _Sessions:
-    def __init__(self) -> None:
-        self.open: dict[str, Session] = {}
-        self.locks: dict[str, asyncio.Lock] = {}
+    async def leave(self, connection: Session) -> None:
+        """See `Session.leave`."""
+        await connection.leave()

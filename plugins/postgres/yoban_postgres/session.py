@@ -10,13 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-import weakref
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
 from yoban.errors import AccessDenied, NotReady, Unavailable, YobanError
-from yoban.plugins import InstanceContext, Peer
+from yoban.plugins import InstanceContext, KeptConnection, Peer
 
 from yoban_postgres.names import APPLICATION, REPLICATION_USER, SUPERUSER
 
@@ -114,7 +113,7 @@ async def connect_peer(ctx: InstanceContext, peer: Peer) -> asyncpg.Connection[a
 
 
 @contextlib.contextmanager
-def translated(ctx: InstanceContext, peer: Peer | None = None) -> Any:
+def translated(ctx: InstanceContext, peer: Peer | None = None) -> Iterator[None]:
     """Turn the driver's errors into ours: everything a server can say while it comes and goes is Unavailable."""
     import asyncpg
 
@@ -142,53 +141,30 @@ def translated(ctx: InstanceContext, peer: Peer | None = None) -> Any:
         raise Unavailable("it does not answer", object=target, cause=str(error)) from error
 
 
-class Kept:
-    """One kept connection per server. A statement that fails, or is cancelled, gives it up.
+class Kept(KeptConnection["asyncpg.Connection[asyncpg.Record]"]):
+    """The agent's own connection to its server. Errors of its users come out as ours."""
 
-    Connections belong to the event loop that made them; another loop gets others.
-    """
+    async def connect(self, ctx: InstanceContext) -> asyncpg.Connection[asyncpg.Record]:
+        """See `connect`."""
+        return await connect(ctx)
 
-    def __init__(self) -> None:
-        self._of_loop: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Connections] = weakref.WeakKeyDictionary()
+    def usable(self, connection: asyncpg.Connection[asyncpg.Record]) -> bool:
+        """See `KeptConnection.usable`."""
+        return not connection.is_closed()
 
-    def _connections(self) -> _Connections:
-        return self._of_loop.setdefault(asyncio.get_running_loop(), _Connections())
+    def drop(self, connection: asyncpg.Connection[asyncpg.Record]) -> None:
+        """See `KeptConnection.drop`."""
+        connection.terminate()
 
-    @asynccontextmanager
-    async def use(self, ctx: InstanceContext) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
-        """Lend the connection; users take turns. Errors come out as ours.
+    async def leave(self, connection: asyncpg.Connection[asyncpg.Record]) -> None:
+        """See `KeptConnection.leave`."""
+        try:
+            await connection.close(timeout=1.0)
+        except Exception:  # noqa: S110 (a server on its way out may do anything; the socket is dropped below)
+            pass
+        finally:
+            connection.terminate()
 
-        Raises:
-            Unavailable: the server does not answer.
-        """
-        held = self._connections()
-        key = f"{ctx.run}:{ctx.port}"
-        lock = held.locks.setdefault(key, asyncio.Lock())
-        async with lock:
-            connection = held.open.get(key)
-            if connection is None or connection.is_closed():
-                connection = held.open[key] = await connect(ctx)
-            try:
-                with translated(ctx):
-                    yield connection
-            except BaseException:
-                held.open.pop(key, None)
-                connection.terminate()
-                raise
-
-    async def close(self, ctx: InstanceContext) -> None:
-        """Close the connection to this server, if there is one. May be called again."""
-        connection = self._connections().open.pop(f"{ctx.run}:{ctx.port}", None)
-        if connection is not None:
-            try:
-                await connection.close(timeout=1.0)
-            except Exception:  # noqa: S110 (a server on its way out may do anything; the socket is dropped below)
-                pass
-            finally:
-                connection.terminate()
-
-
-class _Connections:
-    def __init__(self) -> None:
-        self.open: dict[str, asyncpg.Connection[asyncpg.Record]] = {}
-        self.locks: dict[str, asyncio.Lock] = {}
+    def translated(self, ctx: InstanceContext) -> AbstractContextManager[None]:
+        """See `translated`."""
+        return translated(ctx)
