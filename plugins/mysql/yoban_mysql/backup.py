@@ -59,8 +59,10 @@ ROOM = 64 << 20
 """Bytes that must be free beyond the copy's size."""
 REPLICA_BOUND = 3600.0
 """Longest time in seconds that a replica stands still. A promotion, another source and a stop end it sooner."""
-FASTEST = 1 << 30
-"""Bytes a second that no copy exceeds: what would take too long even so is refused before anything is held back."""
+ASSUMED = 256 << 20
+"""Bytes a second that a copy is taken to make where none has told better: what a small machine's disk does."""
+TELLING = 64 << 20
+"""Bytes from which on a copy tells how fast the next one will be; a smaller one tells how long it takes to begin."""
 
 _LEFT_OUT = frozenset({"auto.cnf", "#innodb_temp", "#clone", "ib_buffer_pool", "mysql_upgrade_history"})
 """What is of one server only, or made anew. The list of pages to warm up with is of the donor's moment."""
@@ -69,6 +71,11 @@ _BEGIN = (
     "SELECT @@GLOBAL.gtid_executed AS executed, @@GLOBAL.server_uuid AS uuid, VERSION() AS version,"
     " UTC_TIMESTAMP(6) AS now, @@GLOBAL.datadir AS folder"
 )
+_LAST_COPY = """
+SELECT SUM(p.data) AS copied, SUM(TIMESTAMPDIFF(MICROSECOND, p.begin_time, p.end_time)) / 1000000 AS seconds
+  FROM performance_schema.clone_status AS s JOIN performance_schema.clone_progress AS p ON p.id = s.id
+ WHERE s.source = 'LOCAL INSTANCE' AND s.state = 'Completed' AND p.stage IN ('FILE COPY', 'PAGE COPY', 'REDO COPY')
+"""
 _LINE = "SELECT line FROM yoban.line WHERE id = 1"
 _CLONES = "SELECT id FROM information_schema.processlist WHERE info LIKE 'CLONE LOCAL DATA DIRECTORY%'"
 
@@ -218,12 +225,15 @@ class MySqlBackup(BaseBackup):
             replica = await follow.is_replica(session)
             bound = REPLICA_BOUND if replica else request.max_frozen_seconds
             needed = await asyncio.to_thread(_size, ctx.data)
-            if needed > bound * FASTEST:
+            last = await session.row(_LAST_COPY) or {}
+            rate = speed(int(last.get("copied") or 0), float(last.get("seconds") or 0))
+            if needed > bound * rate:
                 raise Terminal(
                     "the copy would take longer than writes may be held back",
                     object=ctx.name,
-                    cause=f"about {needed} bytes in {bound:g} s, for tables that are not InnoDB's",
-                    fix="ALTER TABLE … ENGINE=InnoDB, so that nothing need be held back",
+                    cause=f"about {needed} bytes at {rate / (1 << 20):.0f} MiB/s in {bound:g} s, for tables that are not "
+                    "InnoDB's",
+                    fix="ALTER TABLE … ENGINE=InnoDB, so that nothing need be held back; or add a replica, to be backed up",
                     reason="FreezeTooLong",
                 )
             async with (
@@ -302,6 +312,16 @@ class MySqlBackup(BaseBackup):
         finally:
             await asyncio.shield(asyncio.to_thread(_remove, told))
         return Found(GtidSet.parse(executed), line.strip())
+
+
+def speed(copied: int, seconds: float) -> float:
+    """Return the bytes a second that a copy is expected to make.
+
+    Args:
+        copied: bytes of the last copy on this server, 0 when there was none.
+        seconds: how long it took.
+    """
+    return copied / seconds if copied >= TELLING and seconds > 0 else ASSUMED
 
 
 async def _take(ctx: InstanceContext, tables: Sequence[Table]) -> None:
