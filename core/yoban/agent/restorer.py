@@ -11,12 +11,12 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
-from contextlib import aclosing
 from datetime import timedelta
 
 from opentelemetry import trace
 
 from yoban.agent import bootstrap
+from yoban.agent.feeding import Feeding
 from yoban.agent.instance import Instance
 from yoban.agent.prefetch import Prefetch
 from yoban.agent.rate import Rate
@@ -43,8 +43,6 @@ log = logging.getLogger("yoban.agent.restorer")
 tracer = trace.get_tracer("yoban.agent")
 CATALOGUE_DEADLINE = 300.0
 CARE_DEADLINE = 120.0
-FEED_DEADLINE = 600.0
-"""For one segment."""
 LOOK_EVERY = 0.5
 STOP_DEADLINE = 120.0
 HOLD_FOR = timedelta(hours=1)
@@ -186,6 +184,7 @@ class Restorer:
         if log_source is not None and chosen.recovery.has_log:
             folder = (context.log if context.log is not None else context.data).parent / "prefetch"
             self._prefetch = Prefetch(source, log_source, chosen, manifest.segment_bytes, folder)
+        feeding: Feeding | None = None
         try:
             if self._prefetch is not None:
                 await self._prefetch.start()
@@ -195,9 +194,10 @@ class Restorer:
                 restore=RestoreState(backup=manifest.id, line=chosen.recovery.line, state="replaying"),
             )
             if recovery.feeds and self._prefetch is not None:
-                await self._feed(self._prefetch, recovery, chosen, context)
+                feeding = Feeding(recovery, chosen.recovery, self._prefetch, instance.board)
+                await feeding.on(context)
             await instance.supervision.start(server.command(context), {"role": Role.RECOVERY.value})
-            await self._reach(recovery, chosen, context)
+            await self._reach(recovery, chosen, context, feeding)
             async with asyncio.timeout(CARE_DEADLINE):
                 reached = await recovery.finish(context, chosen.recovery)
             await server.close(context)
@@ -208,26 +208,14 @@ class Restorer:
             if instance.supervision.server is not None:
                 with contextlib.suppress(YobanError):
                     await instance.supervision.stop(StopMode.IMMEDIATE, 15.0)
+            if feeding is not None:
+                await feeding.close()
             if self._prefetch is not None:
                 await self._prefetch.close()
                 self._prefetch = None
 
-    async def _feed(self, prefetch: Prefetch, recovery: Recovery, chosen: Plan, context: InstanceContext) -> None:
-        """Hand over the log to a recovery whose server does not ask for it."""
-        board = self._instance.board
-        segments = chosen.recovery.segments
-        with tracer.start_as_current_span("restore feed"):
-            async with aclosing(prefetch.in_order(segments)) as fetched:
-                number = 0
-                async for name, path in fetched:
-                    async with asyncio.timeout(FEED_DEADLINE):
-                        await recovery.feed(context, chosen.recovery, name, path)
-                    number += 1
-                    board.set(progress=Progress(what="fetching the log", done=number, total=len(segments)))
-        board.set(progress=Progress(what="replaying the log"))
-
-    async def _reach(self, recovery: Recovery, chosen: Plan, context: InstanceContext) -> None:
-        """Wait until the target is reached. Raises what made it impossible."""
+    async def _reach(self, recovery: Recovery, chosen: Plan, context: InstanceContext, feeding: Feeding | None) -> None:
+        """Wait until the target is reached, and hand over the log as it is taken. Raises what made it impossible."""
         instance = self._instance
         while True:
             seen = instance.supervision.changed.serial
@@ -237,6 +225,9 @@ class Restorer:
                 raise self._prefetch.failure
             if progress is not None and progress.state is RecoveryState.REACHED:
                 return
+            if progress is not None and progress.state is RecoveryState.WAITING and feeding is not None:
+                await feeding.on(context)
+                continue
             failed = progress is not None and progress.state is RecoveryState.FAILED
             if failed or ended:
                 message = progress.message if progress is not None and progress.message else "the server ended"

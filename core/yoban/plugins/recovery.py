@@ -45,6 +45,8 @@ class RecoveryState(Enum):
     """How far a recovery is."""
 
     REPLAYING = "replaying"
+    WAITING = "waiting"
+    """Everything that was fed is replayed, and more is to be handed over (`Recovery.feed`)."""
     REACHED = "reached"
     """At the target, and not a transaction further; the server waits for `finish`."""
     FAILED = "failed"
@@ -76,7 +78,7 @@ class Recovery(ABC):
 
     Attributes:
         feeds: who brings the log. False: the server asks for each segment while it replays. True: core hands over the
-            plan's segments by `feed` before it starts the server.
+            plan's segments by `feed`, before it starts the server and whenever `progress` says WAITING.
     """
 
     feeds: bool = False
@@ -98,8 +100,12 @@ class Recovery(ABC):
         """Write what makes the next start a recovery by `plan`. The server fetches segments by `InstanceContext.ask`,
         or by whatever means the engine has. May be called again before the start."""
 
-    async def feed(self, ctx: InstanceContext, plan: RecoveryPlan, name: str, path: Path) -> None:
-        """Take one segment of `plan.segments`: called in their order, after `prepare` and before the server is started.
+    async def feed(self, ctx: InstanceContext, plan: RecoveryPlan, name: str, path: Path) -> bool:
+        """Take one segment of `plan.segments`; return whether another one is taken now.
+
+        Called in their order, after `prepare`. After False, or the last one, the server is started, and what was taken is to
+        be replayed; then `progress` says WAITING, and feeding goes on while the server runs. So the volume need not have
+        room for the whole log. After the last one the answer does not matter.
 
         Args:
             ctx: the instance.
@@ -110,6 +116,7 @@ class Recovery(ABC):
 
         Raises:
             IntegrityError: it is damaged, or does not go on from what was fed before.
+            NotReady: what was fed before is not replayed yet.
         """
         raise Unsupported("this engine's server asks for its log", object=f"segment {name}")
 

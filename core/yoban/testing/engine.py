@@ -316,13 +316,23 @@ class EngineContract(EngineFactsContract):
         await place(engine, ctx, backup)
         await engine.server.configure(ctx, Role.RECOVERY, None, running=False)
         await recovery.prepare(ctx, plan)
-        for name in plan.segments:
-            await recovery.feed(ctx, plan, name, archive.hand_over(ctx, name))
+        left = list(plan.segments)
+
+        async def feed() -> None:
+            while left:
+                name = left.pop(0)
+                if not await recovery.feed(ctx, plan, name, archive.hand_over(ctx, name)):
+                    return
+
+        await feed()
         await runner.start(ctx, engine.server.command(ctx))
 
         async def reached() -> bool:
             progress = await recovery.progress(ctx, plan)
             assert progress.state is not RecoveryState.FAILED, progress.message
+            if progress.state is RecoveryState.WAITING:
+                assert left, "it waits for more than there is"
+                await feed()
             return progress.state is RecoveryState.REACHED
 
         await until(reached, deadline=self.start_seconds, what=f"{ctx.name} reaches {target}")

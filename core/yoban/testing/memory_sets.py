@@ -303,10 +303,20 @@ class SetsRecovery(MemoryRecovery):
         padding = [encode(datetime.now(UTC), None)] * (data.start % PER_SEGMENT)
         (ctx.data / "log" / name(data.line, data.start // PER_SEGMENT)).write_bytes(b"".join(padding))
 
-    async def feed(self, ctx: InstanceContext, plan: RecoveryPlan, name: str, path: Path) -> None:
+    async def feed(self, ctx: InstanceContext, plan: RecoveryPlan, name: str, path: Path) -> bool:
+        """A segment at a time: the next one when it was looked at that this one is replayed."""
+        await self._take(ctx, plan, name, path)
+        hungry = ctx.data / "hungry"
+        if name != plan.segments[-1]:
+            hungry.touch()
+        else:
+            hungry.unlink(missing_ok=True)
+        return False
+
+    async def _take(self, ctx: InstanceContext, plan: RecoveryPlan, name: str, path: Path) -> None:
         if (ctx.data / "target-passed").exists():
             return
-        data = load(ctx.data)
+        data = self._world.running.get(ctx.data) or load(ctx.data)
         line = int(name[:4])
         fork = next((fork.position for fork in plan.forks if int(fork.parent) == line), None)
         texts = (await asyncio.to_thread(path.read_text)).splitlines(keepends=True)
@@ -340,6 +350,8 @@ class SetsRecovery(MemoryRecovery):
         data = self._world.server(ctx.data)
         here = place(data, data.count)
         last = data.records[-1][0] if data.records else None
+        if (ctx.data / "hungry").exists():
+            return RecoveryProgress(RecoveryState.WAITING, here, last)
         wanted = plan.end or plan.backup_end
         if plan.target.type is TargetType.POSITION:
             wanted = Position(plan.target.value)

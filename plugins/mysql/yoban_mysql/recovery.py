@@ -1,7 +1,8 @@
 """Facet: restore a base backup, apply the archived log to a target, stop exactly there.
 
 The log is fed as relay logs that hold exactly what is to be applied (`relay`), and the server's own applier works through
-them, in parallel and in commit order, with relaxed flushing and without a log of its own. Guarantees:
+them, in parallel and in commit order, with relaxed flushing and without a log of its own. The volume need not have room for
+all of it: when `WINDOW` bytes wait, they are applied and removed before more is taken. Guarantees:
 - REACHED is said only when the server's set of GTIDs equals what was fed: an applier that has "read everything" proves
   nothing (a file cut within an event is silent).
 - An applier that stops is FAILED, with the GTID and the server's words.
@@ -12,6 +13,7 @@ them, in parallel and in commit order, with relaxed flushing and without a log o
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -42,6 +44,9 @@ from yoban_mysql.targets import skipped
 DEADLINE = 60.0
 WORKERS = (2, 8)
 """Fewest and most appliers: one for each core."""
+WINDOW = 1 << 30
+"""Bytes of relay logs that are enough at a time; on a small volume a tenth of it."""
+WINDOW_PART = 10
 SILENT_LOOKS = 4
 """Looks at an applier that has read everything and applies nothing any more; then it is told that something is missing."""
 
@@ -110,20 +115,32 @@ class MySqlRecovery(Recovery):
         """See `Recovery.prepare`."""
         await asyncio.to_thread(_prepare, ctx, plan)
 
-    async def feed(self, ctx: InstanceContext, plan: RecoveryPlan, name: str, path: Path) -> None:
+    async def feed(self, ctx: InstanceContext, plan: RecoveryPlan, name: str, path: Path) -> bool:
         """See `Recovery.feed`."""
+        fed = await asyncio.to_thread(_read, ctx)
+        if fed.full:
+            async with self._kept.use(ctx) as session:
+                executed = GtidSet.parse(await session.value(_EXECUTED))
+                if not fed.have <= executed:
+                    raise NotReady("what was fed before is not applied yet", object=ctx.name)
+                await _unpoint(session)
+            fed = fed.applied()
 
-        def take() -> None:
-            fed = relay.feed(ctx.data, plan, name, path, _read(ctx))
-            relay.write_index(ctx.data, fed.files)
-            replace_file(ctx.data / RECOVERY_FILE, fed.text())
+        def take() -> bool:
+            if not fed.files:
+                relay.clear(ctx.data)
+            window = min(WINDOW, shutil.disk_usage(ctx.data).total // WINDOW_PART)
+            taken = relay.feed(ctx.data, plan, name, path, fed, window)
+            relay.write_index(ctx.data, taken.files)
+            replace_file(ctx.data / RECOVERY_FILE, taken.text())
+            return not taken.full
 
-        await asyncio.to_thread(take)
+        return await asyncio.to_thread(take)
 
     async def progress(self, ctx: InstanceContext, plan: RecoveryPlan) -> RecoveryProgress:
-        """See `Recovery.progress`. The first look starts the applier."""
+        """See `Recovery.progress`. The first look after something was fed starts the applier."""
         fed = await asyncio.to_thread(_read, ctx)
-        if why := relay.met(plan, fed):
+        if not fed.full and (why := relay.met(plan, fed)):
             return RecoveryProgress(RecoveryState.FAILED, None, None, why)
         try:
             async with self._kept.use(ctx) as session:
@@ -134,7 +151,7 @@ class MySqlRecovery(Recovery):
     async def _look(self, ctx: InstanceContext, session: Session, plan: RecoveryPlan, fed: Fed) -> RecoveryProgress:
         channel = await session.row(_CHANNEL)
         if channel is None:
-            if why := _consumed(plan, GtidSet.parse(await session.value(_EXECUTED))):
+            if why := _consumed(plan, fed.had, GtidSet.parse(await session.value(_EXECUTED))):
                 return RecoveryProgress(RecoveryState.FAILED, None, None, why)
             await _leave_out(session, plan, fed)
             if fed.files:
@@ -147,7 +164,8 @@ class MySqlRecovery(Recovery):
             text = f"the server holds transactions that it should not: {str(stray)[:400]}"
             return RecoveryProgress(RecoveryState.FAILED, position, None, text)
         if fed.have <= executed:
-            return RecoveryProgress(RecoveryState.REACHED, position, fed.last_commit)
+            state = RecoveryState.WAITING if fed.full else RecoveryState.REACHED
+            return RecoveryProgress(state, position, fed.last_commit)
         if why := self._stopped(ctx, channel, fed.have - executed):
             return RecoveryProgress(RecoveryState.FAILED, position, None, why)
         return RecoveryProgress(RecoveryState.REPLAYING, position)
@@ -177,11 +195,9 @@ class MySqlRecovery(Recovery):
         fed = await asyncio.to_thread(_read, ctx)
         async with self._kept.use(ctx) as session:
             executed = GtidSet.parse(await session.value(_EXECUTED))
-            if executed != fed.have:
+            if fed.full or executed != fed.have:
                 raise NotReady("the target is not reached", object=ctx.name)
-            if await session.row(_CHANNEL) is not None:
-                await session.execute("STOP REPLICA", deadline=DEADLINE)
-                await session.execute("RESET REPLICA ALL", deadline=DEADLINE)
+            await _unpoint(session)
             await session.execute("SET GLOBAL innodb_flush_log_at_trx_commit = 1")
             uuid = str(await session.value("SELECT @@GLOBAL.server_uuid"))
         position = position_of(executed)
@@ -190,17 +206,24 @@ class MySqlRecovery(Recovery):
         return RecoveryReached(position, fed.last_commit, line_name(uuid, 1), plan.line)
 
 
-def _consumed(plan: RecoveryPlan, executed: GtidSet) -> str:
+def _consumed(plan: RecoveryPlan, had: GtidSet, executed: GtidSet) -> str:
     """Why the log cannot be applied to data in this state, "" when it can. Pure.
 
     A GTID that is taken for executed before its transaction was applied would be passed over without a word.
     """
-    base = GtidSet.parse(plan.backup_end)
-    if stray := executed - base - skipped(plan.target):
-        return f"the data holds transactions that its base backup does not: {str(stray)[:400]}"
-    if lost := base - executed:
-        return f"the data lacks transactions of its base backup: {str(lost)[:400]}"
+    known = "its base backup" if had == GtidSet.parse(plan.backup_end) else "its base backup and what was applied since"
+    if stray := executed - had - skipped(plan.target):
+        return f"the data holds transactions that {known} does not: {str(stray)[:400]}"
+    if lost := had - executed:
+        return f"the data lacks transactions of {known}: {str(lost)[:400]}"
     return ""
+
+
+async def _unpoint(session: Session) -> None:
+    """Stop the applier, if there is one, and have the server forget its relay logs."""
+    if await session.row(_CHANNEL) is not None:
+        await session.execute("STOP REPLICA", deadline=DEADLINE)
+        await session.execute("RESET REPLICA ALL", deadline=DEADLINE)
 
 
 async def _leave_out(session: Session, plan: RecoveryPlan, fed: Fed) -> None:

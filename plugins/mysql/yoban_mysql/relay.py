@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -36,16 +36,27 @@ class Fed:
         files: how many relay logs there are.
         passed: the target was met, or passed: nothing more is taken.
         last_commit: time of the last commit taken, None when none was.
+        had: `have` before the first of these relay logs.
+        size: bytes of these relay logs.
+        full: no more is taken before they are applied.
     """
 
     have: GtidSet
     files: int = 0
     passed: bool = False
     last_commit: datetime | None = None
+    had: GtidSet = field(default_factory=GtidSet)
+    size: int = 0
+    full: bool = False
+
+    def applied(self) -> Fed:
+        """Return the state when all relay logs were applied and removed. Pure."""
+        return replace(self, files=0, had=self.have, size=0, full=False)
 
     def text(self) -> str:
         """Return it as text for `parse`."""
-        return json.dumps(asdict(self) | {"have": str(self.have), "last_commit": self._moment()})
+        sets = {"have": str(self.have), "had": str(self.had)}
+        return json.dumps(asdict(self) | sets | {"last_commit": self._moment()})
 
     def _moment(self) -> str:
         return self.last_commit.isoformat() if self.last_commit else ""
@@ -55,7 +66,10 @@ class Fed:
         """Understand what `text` gave."""
         found = json.loads(text)
         moment = datetime.fromisoformat(found["last_commit"]) if found["last_commit"] else None
-        return cls(GtidSet.parse(found["have"]), found["files"], found["passed"], moment)
+        had = GtidSet.parse(found["had"])
+        return cls(
+            GtidSet.parse(found["have"]), found["files"], found["passed"], moment, had, found["size"], found["full"]
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +138,8 @@ def select(plan: RecoveryPlan, name: str, transactions: Iterable[Transaction], f
                 ranges.append((one.start, one.end))
         passed = left == 0 or (plan.target.type is TargetType.TRANSACTION and one.gtid == parse_gtid(plan.target.value))
     have = fed.have | GtidSet.of(taken)
-    return Selection(tuple(ranges), Fed(have, fed.files + bool(ranges), passed, last))
+    chosen = replace(fed, have=have, files=fed.files + bool(ranges), passed=passed, last_commit=last)
+    return Selection(tuple(ranges), chosen)
 
 
 def met(plan: RecoveryPlan, fed: Fed) -> str:
@@ -141,8 +156,16 @@ def met(plan: RecoveryPlan, fed: Fed) -> str:
     return f"transactions of the target are missing in the log: {str(missing)[:400]}" if missing else ""
 
 
-def feed(folder: Path, plan: RecoveryPlan, name: str, path: Path, fed: Fed) -> Fed:
+def feed(folder: Path, plan: RecoveryPlan, name: str, path: Path, fed: Fed, window: int) -> Fed:
     """Take one archived file; write what is to be applied of it as the next relay log in `folder`.
+
+    Args:
+        folder: of the data.
+        plan: of the recovery.
+        name: of the file in the archive.
+        path: of a copy of it, which may be moved.
+        fed: before it.
+        window: bytes of relay logs from which on no more is taken before they are applied.
 
     Raises:
         IntegrityError: as `select`, or the file is damaged (reason `LogDamaged`).
@@ -174,7 +197,9 @@ def feed(folder: Path, plan: RecoveryPlan, name: str, path: Path, fed: Fed) -> F
                         target.write(data)
                         start += len(data)
     own(relay)
-    return chosen.fed
+    size = fed.size + relay.stat().st_size
+    last = chosen.fed.passed or not plan.segments or name == plan.segments[-1]
+    return replace(chosen.fed, size=size, full=size >= window and not last)
 
 
 def write_index(folder: Path, files: int) -> None:
@@ -191,7 +216,8 @@ def clear(folder: Path) -> None:
 
 def start(plan: RecoveryPlan) -> Fed:
     """Return the state before anything is fed. Pure."""
-    fed = Fed(GtidSet.parse(plan.backup_end))
+    base = GtidSet.parse(plan.backup_end)
+    fed = Fed(base, had=base)
     return replace(fed, passed=True) if plan.target.type is TargetType.IMMEDIATE else fed
 
 

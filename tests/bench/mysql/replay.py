@@ -136,14 +136,26 @@ async def _ours(bench: Bench, log: Log) -> tuple[float, float]:
         copies = [Path(shutil.copyfile(file, fetched / file.name)) for file in log.files]
         await own(fetched)
         await settle()
+        left = list(zip(log.plan.segments, copies, strict=True))
+
+        async def feed() -> None:
+            while left:
+                name, path = left.pop(0)
+                if not await recovery.feed(made.ctx, log.plan, name, path):
+                    return
+
         began = time.monotonic()
-        for name, path in zip(log.plan.segments, copies, strict=True):
-            await recovery.feed(made.ctx, log.plan, name, path)
+        await feed()
         fed = time.monotonic() - began
         await made.launch()
         await made.answers()
         began = time.monotonic()
-        while (found := await recovery.progress(made.ctx, log.plan)).state is RecoveryState.REPLAYING:
+        while (found := await recovery.progress(made.ctx, log.plan)).state in (
+            RecoveryState.REPLAYING,
+            RecoveryState.WAITING,
+        ):
+            if found.state is RecoveryState.WAITING:
+                await feed()
             if time.monotonic() - began > DEADLINE:
                 raise BenchError("the log is not replayed in time")
             await asyncio.sleep(LOOK_EVERY)

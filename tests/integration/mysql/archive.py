@@ -38,6 +38,7 @@ class Archive:
     backups: dict[str, Copy] = field(default_factory=dict)
     terms: list[Term] = field(default_factory=list)
     marks: dict[int, Mark] = field(default_factory=dict)
+    fed: int = 0
 
     async def reigns(self, instance: Instance, promotion: Promotion | None = None) -> None:
         """Write the record of a reign."""
@@ -114,20 +115,29 @@ class Archive:
         folder = made.ctx.data.parent / "fetched"
         folder.mkdir()
         give(folder)
-        for name in chosen.recovery.segments:
-            path = folder / name
-            path.write_bytes(self.whole.get(name) or self.tails[name])
-            await engine.recovery.feed(made.ctx, chosen.recovery, name, path)
+        self.fed = 0
+        await self.feed(made, chosen)
         await made.launch()
         await made.answers()
         return made, chosen
 
+    async def feed(self, made: Instance, chosen: Plan) -> None:
+        """Hand over the log, as much as is taken now."""
+        for name in chosen.recovery.segments[self.fed :]:
+            path = made.ctx.data.parent / "fetched" / name
+            path.write_bytes(self.whole.get(name) or self.tails[name])
+            self.fed += 1
+            if not await self.world.engine.recovery.feed(made.ctx, chosen.recovery, name, path):
+                return
+
     async def settle(self, made: Instance, chosen: Plan, deadline: float = 60) -> RecoveryProgress:
-        """Wait until a recovery has reached its target, or failed."""
+        """Wait until a recovery has reached its target, or failed; hand over more of the log when it waits for that."""
         async with asyncio.timeout(deadline):
             while True:
                 found = await self.world.engine.recovery.progress(made.ctx, chosen.recovery)
-                if found.state is not RecoveryState.REPLAYING:
+                if found.state is RecoveryState.WAITING:
+                    await self.feed(made, chosen)
+                elif found.state is not RecoveryState.REPLAYING:
                     return found
                 await asyncio.sleep(0.05)
 

@@ -254,7 +254,7 @@ async def test_failure_09_a_feed_that_breaks_off_leaves_nothing_half(
     recovery = archive.world.engine.recovery
     feed = recovery.feed
 
-    async def broken_off(ctx: InstanceContext, plan: RecoveryPlan, name: str, path: Path) -> None:
+    async def broken_off(ctx: InstanceContext, plan: RecoveryPlan, name: str, path: Path) -> bool:
         note, content = (ctx.data / RECOVERY_FILE).read_text(), path.read_bytes()
         await feed(ctx, plan, name, path)
         newest = max(ctx.data.glob(f"{RELAY_LOG}.0*"), default=None)
@@ -262,7 +262,7 @@ async def test_failure_09_a_feed_that_breaks_off_leaves_nothing_half(
             os.truncate(newest, newest.stat().st_size // 2)
         (ctx.data / RECOVERY_FILE).write_text(note)
         path.write_bytes(content)
-        await feed(ctx, plan, name, path)
+        return await feed(ctx, plan, name, path)
 
     monkeypatch.setattr(recovery, "feed", broken_off)
     assert await restored_rows(archive, "latest") == [1, 2, 3, 4]

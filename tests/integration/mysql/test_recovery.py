@@ -8,12 +8,14 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
-from yoban.errors import IntegrityError, InvalidInput
-from yoban.plugins import RecoveryState, RecoveryTarget, Role, StopMode
+from yoban.errors import IntegrityError, InvalidInput, NotReady
+from yoban.plugins import RecoveryState, RecoveryTarget, Role, StopMode, TargetType
+from yoban_mysql import recovery
 from yoban_mysql.gtid import GtidSet
 
 from tests.integration.mysql.archive import Archive, add, gtids, restored_rows, rows, started, table
 from tests.integration.mysql.world import Instance, World
+from tests.integration.servers import MIB
 
 pytestmark = pytest.mark.server
 
@@ -69,6 +71,66 @@ async def test_targets_across_a_rotation(archive: Archive) -> None:
     skipped = await archive.restore(skip=[fourth])
     assert await rows(skipped) == [1, 2, 3, 5]
     assert GtidSet.parse(fourth) <= GtidSet.parse(await gtids(skipped))
+
+
+async def test_a_restore_needs_room_for_a_part_of_the_log_only(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log is many times what is taken at a time; what was applied is removed before more is taken."""
+    monkeypatch.setattr(recovery, "WINDOW", 2 * MIB)
+    primary = await started(archive)
+    await primary.run("CREATE TABLE app.big (id int PRIMARY KEY AUTO_INCREMENT, text longblob)")
+    added: dict[int, str] = {}
+    for number in range(2, 22):
+        await primary.run("INSERT INTO app.big (text) VALUES (REPEAT(UUID(), 25000))")
+        (added[number],) = await add(primary, number)
+        await primary.run("FLUSH BINARY LOGS")
+    await archive.collect(primary)
+    log = sum(len(data) for data in archive.whole.values())
+    assert log > 15 * MIB
+    target = RecoveryTarget(TargetType.LATEST, skip=(added[15],))
+    made, chosen = await archive.begin(target)
+    meals, most = 1, 0
+    while True:
+        found = await archive.world.engine.recovery.progress(made.ctx, chosen.recovery)
+        most = max(most, sum(file.stat().st_size for file in made.ctx.data.glob("relay.0*")))
+        if found.state is RecoveryState.WAITING:
+            again = await archive.world.engine.recovery.progress(made.ctx, chosen.recovery)
+            assert again == found, "looking changes nothing"
+            with pytest.raises(NotReady):
+                await archive.world.engine.recovery.finish(made.ctx, chosen.recovery)
+            await archive.feed(made, chosen)
+            meals += 1
+        elif found.state is not RecoveryState.REPLAYING:
+            break
+        await asyncio.sleep(0.02)
+    assert found.state is RecoveryState.REACHED, found.message
+    assert meals >= 5
+    assert most < 4 * MIB
+    await archive.finish(made, chosen)
+    assert await rows(made) == [number for number in range(1, 22) if number != 15]
+    sums = "SELECT SUM(id * CRC32(text)) FROM app.big"
+    assert await made.value(sums) == await primary.value(sums)
+
+
+async def test_more_of_the_log_is_not_taken_before_what_is_there_is_applied(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recovery, "WINDOW", 1)
+    primary = await started(archive)
+    for number in (2, 3, 4):
+        await add(primary, number)
+        await primary.run("FLUSH BINARY LOGS")
+    await archive.collect(primary)
+    made, chosen = await archive.begin(RecoveryTarget(TargetType.LATEST))
+    assert archive.fed < len(chosen.recovery.segments)
+    with pytest.raises(NotReady, match="not applied yet"):
+        await archive.feed(made, chosen)
+    archive.fed -= 1
+    found = await archive.settle(made, chosen)
+    assert found.state is RecoveryState.REACHED, found.message
+    await archive.finish(made, chosen)
+    assert await rows(made) == [1, 2, 3, 4]
 
 
 async def test_failure_21_the_tail_of_a_dead_primary_is_left_out(archive: Archive) -> None:

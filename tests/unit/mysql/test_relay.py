@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -42,11 +43,15 @@ def numbers(found: Selection) -> list[int]:
 def test_what_the_base_backup_holds_is_passed_over() -> None:
     found = take(plan(), *(one(number) for number in range(1, 6)))
     assert found.ranges == ((30, 60),)
-    assert found.fed == Fed(GtidSet.parse(f"{A}:1-5"), 1, False, NOON + timedelta(seconds=5))
+    base = GtidSet.parse(f"{A}:1-2")
+    assert found.fed == Fed(GtidSet.parse(f"{A}:1-5"), 1, False, NOON + timedelta(seconds=5), base)
     again = take(plan(), one(4), one(5), before=3, fed=found.fed)
     assert (again.ranges, again.fed) == ((), found.fed)
     assert Fed.parse(found.fed.text()) == found.fed
     assert Fed.parse(start(plan()).text()) == start(plan())
+    whole = replace(found.fed, size=100, full=True)
+    assert Fed.parse(whole.text()) == whole
+    assert whole.applied() == replace(found.fed, files=0, had=found.fed.have)
 
 
 @pytest.mark.parametrize(
