@@ -17,7 +17,7 @@ import pytest
 from yoban.errors import NotReady, Terminal, Unavailable
 from yoban.plugins import BackupRequest, Durability, DurabilityMode, Role
 from yoban.testing.engineharness import copy
-from yoban_mysql import carried, follow, quiesce
+from yoban_mysql import backup, carried, follow, quiesce
 from yoban_mysql.names import SOCKET
 from yoban_mysql.session import Session
 
@@ -307,6 +307,18 @@ async def test_a_copy_that_takes_too_long_is_ended_and_writers_go_on(
     with pytest.raises(Terminal, match="would take longer"):
         async with world.engine.base_backup.backup(primary.ctx, BackupRequest("20260101T000000Z-abcdef", 0.001)):
             pass
+
+
+async def test_the_last_copy_tells_how_long_the_next_one_takes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    primary = await world.primary()
+    await copy(world.engine, primary.ctx)
+    await primary.run(*MAKE)
+    monkeypatch.setattr(backup, "ASSUMED", 1)
+    with pytest.raises(Terminal, match="would take longer"):  # it was too small to tell
+        await copy(world.engine, primary.ctx)
+    monkeypatch.setattr(backup, "TELLING", 1)
+    await copy(world.engine, primary.ctx)
+    assert left(primary) == ["data"]
 
 
 AGENT = """
