@@ -44,6 +44,15 @@ def observe(status: Callable[[], AgentStatus], meter: Meter | None = None) -> No
     gauge("yoban.archive.failing", "s", "Since when storing fails; 0 while it works.", _failing)
     gauge("yoban.archive.window.age", "s", "Age of the latest moment that can be restored.", _window_age)
     gauge("yoban.log.volume.free", "By", "Room on the volume that holds the log.", _free)
+    gauge(
+        "yoban.log.volume.limit",
+        "By",
+        "Log not stored yet that the volume can hold: what it keeps and what is free.",
+        _limit,
+    )
+    gauge(
+        "yoban.log.volume.full", "s", "Time until it is full at the present rate; absent while it does not fill.", _full
+    )
 
 
 def _ready(status: AgentStatus) -> Iterable[Observation]:
@@ -107,6 +116,16 @@ def _window_age(status: AgentStatus) -> Iterable[Observation]:
 def _free(status: AgentStatus) -> Iterable[Observation]:
     if status.archive.free_bytes:
         yield Observation(status.archive.free_bytes)
+
+
+def _limit(status: AgentStatus) -> Iterable[Observation]:
+    if status.archive.limit_bytes:
+        yield Observation(status.archive.limit_bytes)
+
+
+def _full(status: AgentStatus) -> Iterable[Observation]:
+    if status.archive.full_in_seconds is not None:
+        yield Observation(status.archive.full_in_seconds)
 
 
 def _age(moment: datetime) -> float:

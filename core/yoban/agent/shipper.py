@@ -12,6 +12,7 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
+from datetime import datetime
 
 from opentelemetry import metrics
 
@@ -62,7 +63,7 @@ class Shipper:
         self.follows = False
         self.last_segment = ""
         self.pending: tuple[Segment, ...] = ()
-        self.failing_since: float | None = None
+        self.failing_since: datetime | None = None
         self.error = ""
 
     @property
@@ -223,7 +224,7 @@ class Shipper:
     def _failed(self, error: YobanError) -> None:
         now = time.monotonic()
         if self.failing_since is None:
-            self.failing_since = now
+            self.failing_since = self._instance.clock.now()
             log.warning("storing the log fails: %s", error)
         self.error = str(error)
         self._not_before = now + self._backoff.next(now)

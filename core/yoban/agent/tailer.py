@@ -20,10 +20,13 @@ from typing import Any
 from opentelemetry import metrics
 
 from yoban.agent.instance import Instance
+from yoban.agent.reserve import Reserve
+from yoban.agent.room import Level, Watch
 from yoban.agent.shipper import Shipper
+from yoban.domain.summary import size, span
 from yoban.errors import IntegrityError, Retryable, YobanError
 from yoban.model.control import ArchiveState, Problem
-from yoban.plugins import LogTail, Position, Promotion
+from yoban.plugins import LogSource, LogTail, Position, Promotion
 from yoban.repository import Mark, Repository, TermRecord
 
 log = logging.getLogger("yoban.agent.tailer")
@@ -71,10 +74,9 @@ class Tailer:
         self._busy = asyncio.Lock()
         self._failing_since: datetime | None = None
         self._failures = 0
-        self._figures_at = 0.0
-        self._retained = 0
-        self._growth: tuple[float, int] | None = None
-        self._rate = 0.0
+        self._figures_at = float("-inf")
+        self._watch = Watch()
+        self._unread = ""
         self._described: Mapping[str, Any] = {}
         self._segment_bytes = 0
         meter.create_observable_gauge(
@@ -90,6 +92,8 @@ class Tailer:
         if term != self._term:
             self._term = term
             self._sent = None
+            # Whoever reigns next tells how it fares; nothing here would ever take it back.
+            self._failing_since, self._failures = None, 0
             if term:
                 self._shipper.kick.ring()
         self._shipper.reigning = term > 0
@@ -281,10 +285,19 @@ class Tailer:
         await self._told_stored(Position(mark.position))
 
     async def _follow(self) -> None:
-        """On an instance that does not reign: tell the engine now and then how far the primary has stored the log."""
+        """Tell the engine now and then what it may recycle, where no mark of ours does.
+
+        On an instance that does not reign: how far the primary has stored the log. Where nothing is to be stored: all of it.
+        """
         source, now = self._shipper.source, time.monotonic()
-        there = self._shipper.configured() and source is not None and self._instance.supervision.serving
-        if self._term or not there or now - self._followed_at < FOLLOW_EVERY:
+        there = source is not None and self._instance.supervision.serving
+        if not there or now - self._followed_at < FOLLOW_EVERY or (self._term and self._shipper.configured()):
+            return
+        if not self._shipper.configured():
+            server = self._instance.board.status.server
+            if self._instance.configurations.current is not None and server is not None and server.position:
+                self._followed_at = now
+                await self._told_stored(Position(server.position))
             return
         self._followed_at = now
         try:
@@ -292,7 +305,9 @@ class Tailer:
                 mark = await (await self._shipper.repository()).marks.newest()
         except (YobanError, TimeoutError) as error:
             log.debug("the newest mark cannot be read: %s", error)
+            self._unread = str(error) or "the object store does not answer in time"
             return
+        self._unread = ""
         if mark is not None:
             await self._told_stored(Position(mark.position))
 
@@ -331,23 +346,21 @@ class Tailer:
         instance = self._instance
         if instance.configurations.current is None or not self._shipper.configured():
             instance.board.set(archive=ArchiveState())
-            instance.board.problem("archive", None)
+            self._withdraw()
             return
         if self._shipper.source is None:
             instance.board.set(archive=ArchiveState(has_log=False))
+            self._withdraw()
             return
-        await self._figures()
+        await self._figures(self._shipper.source)
         shipper = self._shipper
         mark = self._mark if self._mark is not None and self._mark.term == self._term else None
-        failing = self._failing_since
-        if failing is None and shipper.failing_since is not None:
-            failing = instance.clock.now()
-            self._failing_since = failing
+        failing = min((at for at in (self._failing_since, shipper.failing_since) if at is not None), default=None)
         waiting = sum(1 for segment in shipper.pending if not shipper.is_stored(segment.name.name))
         lag: float | None = None
         if self._term:
-            lag = self._lag(mark, waiting)
-        free, full_in = self._room(failing is not None)
+            lag = self._lag(mark, waiting, failing)
+        room, level = self._watch.room, self._watch.level
         instance.board.set(
             archive=ArchiveState(
                 active=self._term > 0,
@@ -357,63 +370,97 @@ class Tailer:
                 line=mark.line if mark is not None else "",
                 segment=shipper.last_segment,
                 backlog=waiting,
-                backlog_bytes=self._retained,
+                backlog_bytes=room.kept,
                 lag_seconds=lag,
                 failing_since=failing,
                 error=shipper.error if failing is not None else "",
-                free_bytes=free,
-                full_in_seconds=full_in,
+                free_bytes=room.free,
+                limit_bytes=room.limit,
+                full_in_seconds=room.full_in,
+                room=level.value,
             )
         )
-        if failing is None:
-            instance.board.problem("archive", None)
-            return
-        lasts = f"at the present rate for about {_span(full_in)}" if full_in is not None else "for long at this rate"
-        instance.board.problem(
-            "archive",
-            Problem(
-                reason="ArchiveFailing",
-                message=(
-                    f"the log cannot be stored: {shipper.error}; {waiting} files ({self._retained} bytes) are kept on the "
-                    f"volume, {free} bytes are free, which lasts {lasts}; writes stop when it is full"
-                ),
-                fix="make the object store reachable, or give the volume more room",
+        instance.board.problem("archive", None if failing is None else self._failure(waiting))
+        instance.board.problem("room", self._filling(level, failing is not None))
+
+    def _withdraw(self) -> None:
+        self._watch = Watch()
+        for key in ("archive", "room"):
+            self._instance.board.problem(key, None)
+
+    def _failure(self, waiting: int) -> Problem:
+        room = self._watch.room
+        lasts = f" for about {span(room.full_in)} at the present rate" if room.full_in is not None else ""
+        return Problem(
+            reason="ArchiveFailing",
+            message=(
+                f"the log cannot be stored: {self._shipper.error}; {waiting} files ({size(room.kept)}) are kept on the "
+                f"volume, {size(room.free)} are free{lasts and ', enough'}{lasts}; writes stop when it is full"
             ),
+            fix="make the object store reachable, or give the volume more room",
         )
 
-    def _lag(self, mark: Mark | None, waiting: int) -> float | None:
+    def _filling(self, level: Level, failing: bool) -> Problem | None:
+        """What is told of the room; None while there is enough."""
+        if level is Level.ENOUGH:
+            return None
+        room = self._watch.room
+        full = f"at the present rate it is full in about {span(room.full_in)}" if room.full_in is not None else ""
+        field = "spec.storage.log.size" if self._instance.context.log is not None else "spec.storage.size"
+        if failing or self._unread:
+            fix = f"make the object store reachable; a larger {field} gains time"
+        else:
+            fix = f"enlarge {field}, or write less until what waits is stored"
+        message = (
+            f"{size(room.kept)} of log are not stored yet, of {size(room.limit)} that the volume can hold; "
+            f"{full or 'it does not grow at present'}; writes stop when it is full"
+        )
+        if level is Level.NEARLY_FULL:
+            return Problem(reason="LogNearlyFull", message=message, fix=fix)
+        return Problem(reason="LogFilling", message=message, fix=fix)
+
+    def _lag(self, mark: Mark | None, waiting: int, failing: datetime | None) -> float | None:
         if mark is None:
             return None
-        if self._failing_since is None and not waiting and time.monotonic() - self._marked_at < IDLE_MARK_EVERY * 2:
+        if failing is None and not waiting and time.monotonic() - self._marked_at < IDLE_MARK_EVERY * 2:
             server = self._instance.board.status.server
             if server is not None and server.position == mark.position:
                 return 0.0
         return max(0.0, (self._instance.clock.now() - mark.time).total_seconds())
 
-    async def _figures(self) -> None:
-        now = time.monotonic()
-        source = self._shipper.source
-        if source is None or now - self._figures_at < FIGURES_EVERY:
+    async def _figures(self, source: LogSource) -> None:
+        """Look at the room, now and then."""
+        now, context = time.monotonic(), self._instance.context
+        if now - self._figures_at < FIGURES_EVERY:
             return
         self._figures_at = now
         try:
             async with asyncio.timeout(10):
-                self._retained = await source.retained_bytes(self._instance.context)
-        except (YobanError, OSError, TimeoutError):
+                kept = await source.retained_bytes(context)
+                segment = await source.segment_bytes(context)
+                volume = await asyncio.to_thread(os.statvfs, context.log if context.log is not None else context.data)
+        except (YobanError, OSError, TimeoutError) as error:
+            log.debug("the room for log cannot be looked at: %s", error)
             return
-        if self._growth is not None and now > self._growth[0]:
-            rate = max(0.0, (self._retained - self._growth[1]) / (now - self._growth[0]))
-            self._rate = 0.7 * self._rate + 0.3 * rate
-        self._growth = (now, self._retained)
+        free = volume.f_bavail * volume.f_frsize
+        self._watch.look(now, kept, free)
+        folder = (context.log if context.log is not None else context.data).parent
+        await self._relieve(source, Reserve(folder, volume.f_blocks * volume.f_frsize, segment), free)
 
-    def _room(self, failing: bool) -> tuple[int, float | None]:
-        context = self._instance.context
+    async def _relieve(self, source: LogSource, reserve: Reserve, free: int) -> None:
+        """Help a server whose volume is full, once everything is stored; it may not be able to help itself."""
+        shipper = self._shipper
+        stored = shipper.failing_since is None and all(shipper.is_stored(one.name.name) for one in shipper.pending)
+        if not stored or not reserve.short(free):
+            await asyncio.to_thread(reserve.make, free)
+            return
         try:
-            found = os.statvfs(context.log if context.log is not None else context.data)
-        except OSError:
-            return 0, None
-        free = found.f_bavail * found.f_frsize
-        return free, free / self._rate if failing and self._rate > 1 else None
+            if await asyncio.to_thread(reserve.give):
+                log.warning("the volume is full and its log is stored: %s of reserve are given", size(reserve.size))
+            async with asyncio.timeout(30):
+                await source.relieve(self._instance.context)
+        except (YobanError, OSError, TimeoutError) as error:
+            log.warning("the server's volume is full, and it cannot be helped: %s", error)
 
 
 def _read(path: Path, start: int, size: int) -> bytes:
@@ -422,9 +469,3 @@ def _read(path: Path, start: int, size: int) -> bytes:
             return os.pread(file.fileno(), size, start)
     except FileNotFoundError:
         return b""
-
-
-def _span(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"

@@ -14,6 +14,7 @@ from typing import Any
 
 from yoban.cli import table
 from yoban.cli.cluster import Cluster, add_arguments, connect
+from yoban.domain.summary import size, span
 from yoban.errors import YobanError
 from yoban.kube.clock import parse_rfc3339
 from yoban.kube.resource import LEASE, POD, Resource
@@ -141,6 +142,11 @@ def _archive(database: Obj, now: datetime, live: Live) -> Iterator[str]:
             if failing := figures.get("yoban_archive_failing_seconds"):
                 behind += f", failing for {failing:.0f} s"
             yield f"Archive      {behind}; restorable to {age:.1f} s ago (by {instance}, now)"
+        if kept := figures.get("yoban_archive_backlog_size_bytes"):
+            full = figures.get("yoban_log_volume_full_seconds")
+            lasts = f", full in about {span(full)}" if full is not None else ""
+            limit = size(figures.get("yoban_log_volume_limit_bytes", 0.0))
+            yield f"Log kept     {size(kept)} not stored, of {limit} that the volume can hold{lasts} (by {instance}, now)"
     window = status.get("window")
     if window:
         yield f"Window       {window['start']} to {window['end']} ({ago(window['end'], now)})"
@@ -188,7 +194,7 @@ def ago(moment: str, now: datetime) -> str:
     seconds = (now - parse_rfc3339(moment)).total_seconds()
     if seconds < 1:
         return "just now"
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{int(seconds // size)} {unit} ago"
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{int(seconds // length)} {unit} ago"
     return f"{int(seconds)} s ago"

@@ -90,7 +90,9 @@ class ArchiveState(Struct):
         lag_seconds: age of the oldest acknowledged commit that is not stored; 0.0 when everything is.
         failing_since: since when storing fails; None when it works.
         error: what the store says.
-        free_bytes: room on the volume that holds the log; `full_in_seconds` an estimate at the present rate.
+        free_bytes: room on the volume that holds the log; `limit_bytes` with what it keeps: more it cannot hold.
+        full_in_seconds: until the limit is reached at the present rate; None while it is not approached.
+        room: reason by which it is told that the limit comes near, "" while it does not.
         has_log: the engine keeps a log. Without one there is nothing to ship, and all else here is empty.
     """
 
@@ -106,7 +108,9 @@ class ArchiveState(Struct):
     failing_since: datetime | None = None
     error: str = ""
     free_bytes: int = 0
+    limit_bytes: int = 0
     full_in_seconds: float | None = None
+    room: str = ""
     has_log: bool = True
 
 

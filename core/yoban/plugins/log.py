@@ -160,13 +160,24 @@ class LogSource(ABC):
         return None
 
     async def stored(self, ctx: InstanceContext, position: Position) -> None:
-        """Take note that everything up to `position` is stored: what lies wholly before it may be recycled.
+        """Take note that everything up to `position` is stored, or need not be: what lies wholly before it may be recycled.
 
         Told on every instance now and then, replicas too, the same or an earlier place again as well. Must be quick. The
         default does nothing: right where the server takes the answer to its archive command, or `settled`, for that.
 
         Raises:
             Unavailable: the server does not answer; it is told again.
+        """
+        return None
+
+    async def relieve(self, ctx: InstanceContext) -> None:
+        """The volume is full, and everything complete is stored: recycle all of that at once, whatever else waits for it.
+
+        Called again every few seconds while there is little room; some was made just before the first time. On replicas,
+        too. The default does nothing: right where the server recycles by itself, once it has room to run.
+
+        Raises:
+            Unavailable: the server does not answer.
         """
         return None
 

@@ -10,7 +10,9 @@ A server from a copy does not tell the copy's transactions at the heads of its f
 from __future__ import annotations
 
 import asyncio
+import errno
 import itertools
+import logging
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -30,9 +32,12 @@ from yoban_mysql.names import STORED_FILE, binlog_name, binlog_number
 from yoban_mysql.positions import position_of
 from yoban_mysql.session import Kept, Session
 
+logger = logging.getLogger("yoban.mysql")
 KEEP_BYTES = 1 << 30
 """Stored log that stays for replicas that were away, at most; less on a small volume."""
 KEEP_PART = 10
+FULL = 64 << 10
+"""Fewer bytes that are free are none."""
 PURGE_DEADLINE = 10.0
 FLUSH_DEADLINE = 60.0
 
@@ -64,12 +69,14 @@ class _Data:
         heads: sets at the heads of files, by number; they never change.
         line: line that this server wrote when it was last seen as primary, "" when it was none.
         stored: names of files that are stored.
+        told: everything up to here is stored, as we were told last; None when we were not yet.
         scanned: number of a file, the byte up to which its commit times were read, and the latest of them.
     """
 
     heads: dict[int, GtidSet] = field(default_factory=dict)
     line: str = ""
     stored: set[str] | None = None
+    told: GtidSet | None = None
     scanned: tuple[int, int, datetime | None] = (0, 0, None)
 
 
@@ -130,6 +137,9 @@ class MySqlLog(LogSource):
         than the position says, never less.
         """
         known = self._of(ctx)
+        if (await asyncio.to_thread(shutil.disk_usage, ctx.data)).free < FULL:
+            # A commit waits for room, and everybody who asks for the end of the log waits for that commit.
+            raise Unavailable("its volume is full", object=f"server {ctx.name}")
         async with self._kept.use(ctx) as session:
             present, state = await _observed(session)
             known.line = present
@@ -156,14 +166,27 @@ class MySqlLog(LogSource):
     async def stored(self, ctx: InstanceContext, position: Position) -> None:
         """See `LogSource.stored`: files that hold nothing else are purged, the newest kept for replicas that were away."""
         known = self._of(ctx)
-        number = await asyncio.to_thread(self._purgeable, ctx, known, GtidSet.parse(position))
+        known.told = GtidSet.parse(position)
+        number = await asyncio.to_thread(self._purgeable, ctx, known, known.told)
+        if number:
+            async with self._kept.use(ctx) as session:
+                await session.execute("PURGE BINARY LOGS TO %s", binlog_name(number), deadline=PURGE_DEADLINE)
+
+    async def relieve(self, ctx: InstanceContext) -> None:
+        """See `LogSource.relieve`: the server purges nothing by itself, and needs some room to do it."""
+        number = await asyncio.to_thread(self._settled_before, ctx, self._of(ctx))
         if number:
             async with self._kept.use(ctx) as session:
                 await session.execute("PURGE BINARY LOGS TO %s", binlog_name(number), deadline=PURGE_DEADLINE)
 
     async def retained_bytes(self, ctx: InstanceContext) -> int:
-        """See `LogSource.retained_bytes`: what waits to be stored."""
-        return sum(segment.size for segment in await self.pending(ctx))
+        """See `LogSource.retained_bytes`: what waits to be stored; on a replica what may not be purged before its primary
+        has stored it, which is everything until it was told of something."""
+        waiting = await self.pending(ctx)
+        known = self._of(ctx)
+        if known.line:
+            return sum(segment.size for segment in waiting)
+        return await asyncio.to_thread(self._unstored, ctx, known)
 
     # -- in threads --------------------------------------------------------------------------------------------------
 
@@ -253,7 +276,13 @@ class MySqlLog(LogSource):
         stored = self._stored(ctx, known)
         oldest = min(known.heads, default=0)
         known.stored = {one for one in stored if segments.parse(one).number >= oldest} | {name}
-        replace_file(ctx.data / STORED_FILE, "".join(f"{one}\n" for one in sorted(known.stored)))
+        try:
+            replace_file(ctx.data / STORED_FILE, "".join(f"{one}\n" for one in sorted(known.stored)))
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            # It is stored, and known here. What is purged for it gives the volume room; a new agent reads the file again.
+            logger.warning("that %s is stored cannot be noted: %s", name, error)
 
     def _tail(
         self, ctx: InstanceContext, known: _Data, observed: datetime, name: str, flushed: int, position: Position
@@ -289,6 +318,21 @@ class MySqlLog(LogSource):
         last, at = _scan(current.path, at, flushed, last)
         known.scanned = (current.number, at, last)
         return last
+
+    def _unstored(self, ctx: InstanceContext, known: _Data) -> int:
+        told = known.told or GtidSet()
+        pairs = itertools.pairwise(self._files(ctx, known))
+        return sum(file.size for file, following in pairs if not following.previous <= told)
+
+    def _settled_before(self, ctx: InstanceContext, known: _Data) -> int:
+        """The number of the oldest file that is not known to be stored; 0 when there is none to go before it."""
+        stored, told, going = self._stored(ctx, known), known.told or GtidSet(), 0
+        for file, following in itertools.pairwise(self._files(ctx, known)):
+            ours = bool(known.line) and file.number >= _first(known.line)
+            if not (ours and _name(known.line, file) in stored) and not following.previous <= told:
+                break
+            going = following.number
+        return going
 
     def _purgeable(self, ctx: InstanceContext, known: _Data, position: GtidSet) -> int:
         """The number of the oldest file that must stay; 0 when none can go."""

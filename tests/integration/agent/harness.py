@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+import importlib.util
 import json
 import os
 import shutil
@@ -264,7 +265,7 @@ class PodProcess:
             "YOBAN_KUBECONFIG": str(self.root / "kubeconfig"),
             "YOBAN_GRACE_SECONDS": "40",
             "YOBAN_PLUGINS": f"{self.world.document.engine},s3",
-            "PYTHONPATH": str(toy_distribution(self.world.folder)),
+            "PYTHONPATH": os.pathsep.join([str(toy_distribution(self.world.folder)), *tree()]),
             "PYTHONDONTWRITEBYTECODE": "1",
             **({"COVERAGE_PROCESS_START": p} if (p := os.environ.get("COVERAGE_PROCESS_START")) else {}),
             **extra,
@@ -390,6 +391,12 @@ def build_ask(folder: Path) -> Path:
     source = REPO / "deploy/image/yoban_ask.c"
     subprocess.run(["cc", "-O1", "-o", str(program), str(source)], check=True)
     return program
+
+
+def tree() -> list[str]:
+    """Folders of the packages under test, wherever the environment's own come from."""
+    found = [importlib.util.find_spec(name) for name in ("yoban", "yoban_mysql", "yoban_postgres", "yoban_s3")]
+    return [str(Path(spec.origin).parents[1]) for spec in found if spec is not None and spec.origin is not None]
 
 
 def toy_distribution(folder: Path) -> Path:

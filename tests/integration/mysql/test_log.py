@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import itertools
 import shutil
 from datetime import UTC, datetime
@@ -157,6 +158,49 @@ async def test_a_replica_offers_nothing_and_recycles_what_is_stored(
     assert str(oldest) == left[0]
     await source(replica).stored(replica.ctx, stored)
     assert files(replica) == left
+
+
+async def test_bug_a_replica_counts_what_it_keeps_until_its_primary_has_stored_it(world: World) -> None:
+    """A replica offers nothing, and yet its volume fills while the store is down."""
+    primary = await world.primary()
+    replica = await world.replica(primary)
+    await rotated(primary, 1)
+    await world.level(replica, primary)
+    await replica.run("FLUSH LOCAL BINARY LOGS")
+    stored = Position(await gtids(primary))
+    await rotated(primary, 2)
+    await world.level(replica, primary)
+    await replica.run("FLUSH LOCAL BINARY LOGS")
+    log = source(replica)
+    sizes = [(replica.ctx.data / name).stat().st_size for name in files(replica)[:-1]]
+    assert await log.retained_bytes(replica.ctx) == sum(sizes), "nothing was told to be stored yet"
+    await log.stored(replica.ctx, stored)
+    assert files(replica)[:-1], "they stay for replicas that were away"
+    assert await log.retained_bytes(replica.ctx) == sizes[-1], "the file with the second row"
+    await log.stored(replica.ctx, Position(await gtids(primary)))
+    assert await log.retained_bytes(replica.ctx) == 0
+
+
+async def test_what_is_stored_is_known_on_a_full_volume(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else nothing would ever be purged from it again."""
+    monkeypatch.setattr(module, "KEEP_BYTES", 0)
+    primary = await world.primary()
+    await rotated(primary, 1, 2)
+    found = await pending(primary)
+
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "replace_file", full)
+        for segment in found:
+            await source(primary).settled(primary.ctx, segment)
+    assert await pending(primary) == []
+    assert await source(primary).retained_bytes(primary.ctx) == 0
+    tail = await source(primary).tail(primary.ctx)
+    assert tail is not None and tail.earlier == ()
+    await source(primary).stored(primary.ctx, tail.position)
+    assert len(files(primary)) == 1
 
 
 def files(instance: Instance) -> list[str]:

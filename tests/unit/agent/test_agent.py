@@ -6,13 +6,15 @@ import asyncio
 import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
 from rig import DATABASE, INCARNATION, NAMESPACE, STORE, Agent, Rig, until
-from yoban.agent import decisions, restorer, shipper, tailer
+from yoban.agent import decisions, restorer, room, shipper, tailer
 from yoban.agent.marker import read_marker
+from yoban.errors import Unavailable
 from yoban.kube.resource import LEASE, POD
 from yoban.model.control import JobRequest, JobStatus, ShipRequest
 from yoban.model.instance import ArchiveDocument, RestoreDocument, SwitchoverDocument, TargetDocument
@@ -476,6 +478,26 @@ async def test_every_instance_is_told_what_is_stored(
     await until("both know", told)
 
 
+async def test_bug_log_that_need_not_be_stored_is_recycled(make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a policy nobody told a server that keeps its log until it is told; its volume filled without a word."""
+    monkeypatch.setattr(tailer, "FOLLOW_EVERY", 0.2)
+    rig = make_rig(instances=2, engine=SetsEngine, archive=False)
+    first, second = rig.agent(1), rig.agent(2)
+    first.start()
+    second.start()
+    await first.ready()
+    await second.ready()
+    await fill(rig, first, 5)
+    log, log_covers = rig.engine.log_source, rig.engine.positions.covers
+    assert isinstance(log, SetsLog)
+
+    def told() -> bool:
+        known = [log.told.get(agent.context.data) for agent in (first, second)]
+        return all(one is not None and log_covers(one, Position("1:1-6")) for one in known)
+
+    await until("both know", told)
+
+
 async def test_a_restore_goes_through_lines_that_overlap(make_rig: MakeRig, cloud: MemoryCloud) -> None:
     """The new primary's own files reach back before the fork; what the old one wrote past it is left out."""
     rig = make_rig(instances=2, engine=SetsEngine)
@@ -590,6 +612,68 @@ async def test_a_store_that_fails_is_told_with_what_is_kept(make_rig: MakeRig, c
         "it caught up", lambda: "ArchiveFailing" not in agent.reasons() and not agent.status.archive.backlog, 40
     )
     await stored(agent)
+
+
+async def test_bug_a_replica_tells_no_failure_when_it_is_over(make_rig: MakeRig, cloud: MemoryCloud) -> None:
+    """Only a primary ever took the failure back."""
+    rig = make_rig(instances=2)
+    first, second = rig.agent(1), rig.agent(2)
+    first.start()
+    await first.ready()
+    second.start()
+    await second.ready()
+    await stored(first)
+    cloud.stop()
+    await fill(rig, first, 100)
+    second.parts.shipper._failed(Unavailable("the store is away", object="it"))
+    await until("it is told", lambda: "ArchiveFailing" in second.reasons(), 30)
+    cloud.start()
+    second.parts.shipper._worked()
+    await until("it is over", lambda: "ArchiveFailing" not in second.reasons(), 30)
+    assert second.status.archive.failing_since is None
+
+
+async def test_log_that_is_kept_is_told_before_the_volume_is_full(
+    make_rig: MakeRig, cloud: MemoryCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a volume of two MiB, and a clock that leaps from look to look."""
+    rig = make_rig()
+    agent = rig.agent()
+    kept = 0
+
+    async def retained(self: object, ctx: object) -> int:
+        return kept
+
+    def volume(path: object) -> SimpleNamespace:
+        return SimpleNamespace(f_bavail=(2 << 20) - kept, f_frsize=1, f_blocks=2 << 20)
+
+    monkeypatch.setattr(type(rig.engine.log_source), "retained_bytes", retained)
+    monkeypatch.setattr(tailer.os, "statvfs", volume)
+    monkeypatch.setattr(tailer, "FIGURES_EVERY", 0.0)
+    monkeypatch.setattr(room, "LASTING", 0.0)
+    monkeypatch.setattr(room, "LEAST", 0.0)
+    agent.start()
+    await agent.ready()
+    await until("the room is looked at", lambda: agent.status.archive.limit_bytes == 2 << 20)
+    assert not agent.reasons()
+    kept = 1 << 20
+    await until("it is told", lambda: agent.status.archive.room, 10)
+    assert agent.status.archive.failing_since is None, "the store is well: it is only slower"
+    (told,) = agent.status.problems
+    assert told.reason in ("LogFilling", "LogNearlyFull")
+    assert told.message.startswith("1.0 MiB of log are not stored yet, of 2.0 MiB that the volume can hold; ")
+    assert told.message.endswith("; writes stop when it is full")
+    assert told.fix == "enlarge spec.storage.size, or write less until what waits is stored"
+    kept = 2000 << 10
+    await until("it is told again", lambda: agent.reasons() == ["LogNearlyFull"], 10)
+    cloud.stop()
+    await fill(rig, agent, 100)
+    await until("the store is named", lambda: "ArchiveFailing" in agent.reasons(), 60)
+    told = next(problem for problem in agent.status.problems if problem.reason == "LogNearlyFull")
+    assert told.fix == "make the object store reachable; a larger spec.storage.size gains time"
+    cloud.start()
+    kept = 0
+    await until("it is over", lambda: not agent.reasons(), 60)
 
 
 async def test_other_content_under_a_segments_name_is_an_error(make_rig: MakeRig, cloud: MemoryCloud) -> None:

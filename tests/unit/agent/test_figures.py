@@ -45,6 +45,8 @@ def test_a_primary() -> None:
                 window_end=now - timedelta(seconds=30),
                 failing_since=now - timedelta(seconds=60),
                 free_bytes=1000,
+                limit_bytes=1064,
+                full_in_seconds=50.0,
             ),
             problems=[Problem(reason="ArchiveFailing", message=""), Problem(reason="ArchiveFailing", message="")],
         )
@@ -55,7 +57,8 @@ def test_a_primary() -> None:
     assert (found["archive_backlog"], found["archive_backlog_size_bytes"]) == (4, 64)
     assert 29 < found["archive_window_age_seconds"] < 60
     assert 59 < found["archive_failing_seconds"] < 90
-    assert found["log_volume_free_bytes"] == 1000
+    assert (found["log_volume_free_bytes"], found["log_volume_limit_bytes"]) == (1000, 1064)
+    assert found["log_volume_full_seconds"] == 50.0
     assert found["instance_problems ArchiveFailing"] == 2
     assert "replication_lag_seconds" not in found
 

@@ -122,9 +122,16 @@ def test_what_agents_say_now_goes_before_the_status() -> None:
         "yoban_archive_lag_seconds": 60.0,
         "yoban_archive_backlog": 3.0,
         "yoban_archive_failing_seconds": 59.0,
+        "yoban_archive_backlog_size_bytes": float(3 << 30),
+        "yoban_log_volume_limit_bytes": float(4 << 30),
+        "yoban_log_volume_full_seconds": 7200.0,
     }
     text = status.render(FULL, [], None, NOW, {"orders-1": failing})
     assert "Archive      60.0 s behind, 3 segments wait, failing for 59 s; restorable to 61.0 s ago" in text
+    kept = (
+        "Log kept     3.0 GiB not stored, of 4.0 GiB that the volume can hold, full in about 2h00m (by orders-1, now)"
+    )
+    assert kept in text
 
 
 def test_a_page_of_metrics_is_read() -> None:

@@ -72,8 +72,13 @@ SOON = 10.0
 """Seconds until another look while something is under way or wrong."""
 LATER = 60.0
 """Seconds until another look at a Database that is well: its figures move on."""
-REPLICA_BROKEN = "ReplicaBroken"
-"""What an agent tells of a replica that will not follow by itself."""
+RECORDED = {
+    "ReplicaBroken": " cannot follow: ",
+    "ArchiveFailing": ": ",
+    "LogFilling": ": ",
+    "LogNearlyFull": ": ",
+}
+"""What agents tell that is an event, too, each time that it begins: its reason, and what follows the instance's name."""
 RESTART_ORDER = "yoban.dev/restart-order"
 """Annotation of the spec ConfigMap: `primary` or `replicas`, who restarts first for the last change of settings."""
 
@@ -199,7 +204,7 @@ class DatabaseReconciler:
         catalogued = self._catalogued(admitted, references)
         for reason, note in built.events:
             self._event(obj, reason, note)
-        self._tell_broken(observed, numbers, obj)
+        self._tell_problems(observed, numbers, obj)
         if decided.data_lost:
             self._event(obj, "DataLost", "; ".join(decided.why), warning=True, once=True)
         told = Told(
@@ -460,18 +465,17 @@ class DatabaseReconciler:
                 self._event(obj, one.reason, one.note, warning=one.warning)
         return bool(wanted["phase"] == "Running" and not told.faults)
 
-    def _tell_broken(self, observed: Observed, numbers: Iterable[int], obj: Obj) -> None:
-        """Record why a replica cannot follow, once each time that it begins: its agent copies its data anew by itself."""
+    def _tell_problems(self, observed: Observed, numbers: Iterable[int], obj: Obj) -> None:
+        """Record what agents tell of their instances, once each time that it begins."""
         told = self._told.setdefault(ObjectKey(obj["metadata"]["namespace"], obj["metadata"]["name"]), set())
         for number in numbers:
             agent = observed.agent(number)
-            problems = agent.problems if agent is not None else ()
-            broken = next((problem for problem in problems if problem.reason == REPLICA_BROKEN), None)
             name = observed.names.instance(number)
-            if broken is not None and (mark := f"{REPLICA_BROKEN} {name} {broken.since}") not in told:
-                told.add(mark)
-                text = "; ".join(part for part in (broken.message, broken.fix) if part)
-                self._event(obj, REPLICA_BROKEN, f"{name} cannot follow: {text}", warning=True)
+            for problem in agent.problems if agent is not None else ():
+                if problem.reason in RECORDED and (mark := f"{problem.reason} {name} {problem.since}") not in told:
+                    told.add(mark)
+                    text = "; ".join(part for part in (problem.message, problem.fix) if part)
+                    self._event(obj, problem.reason, f"{name}{RECORDED[problem.reason]}{text}", warning=True)
 
     def _event(self, obj: Obj, reason: str, note: str, *, warning: bool = False, once: bool = False) -> None:
         key = ObjectKey(obj["metadata"]["namespace"], obj["metadata"]["name"])

@@ -37,6 +37,8 @@ _PASSING = frozenset(
         "LeaseUnknown",
         "ReplicaBroken",
         "ArchiveFailing",
+        "LogFilling",
+        "LogNearlyFull",
         *(kind.reason for kind in (Retryable, Unavailable, DeadlineExceeded, NotReady)),
     )
 )
@@ -303,6 +305,15 @@ def _archiving(told: Told) -> Condition:
             room += f", enough for about {span(archive.full_in_seconds)} at the present rate, then writes stop"
         text = f"storing the log fails since {rfc3339(archive.failing_since)}: {archive.error}; {kept}{room}"
         return Condition("Archiving", Status.FALSE, "ArchiveFailing", text)
+    if archive.room:
+        kept, limit = size(archive.backlog_bytes), size(archive.limit_bytes)
+        text = f"{kept} of log wait to be stored, of {limit} that the volume can hold"
+        if archive.full_in_seconds is not None:
+            text += f"; at the present rate it is full in about {span(archive.full_in_seconds)}"
+        text += f"; writes stop when it is full; {_fix(agent, archive.room)}"
+        if archive.room == "LogNearlyFull":
+            return Condition("Archiving", Status.FALSE, "LogNearlyFull", text)
+        return Condition("Archiving", Status.FALSE, "LogFilling", text)
     if not archive.active:
         return Condition("Archiving", Status.UNKNOWN, "Starting", "archiving has not begun yet")
     return Condition("Archiving", Status.TRUE, "Archiving", "every commit is stored as the policy asks")
@@ -329,6 +340,10 @@ def _recoverable(told: Told) -> Condition:
         text = "no base backup is stored yet; the first is made by itself when the primary is ready"
         return Condition("Recoverable", Status.FALSE, "NoBackup", text)
     return Condition("Recoverable", Status.TRUE, "Recoverable", proven)
+
+
+def _fix(agent: AgentStatus, reason: str) -> str:
+    return next((problem.fix for problem in agent.problems if problem.reason == reason), "")
 
 
 def _figures(told: Told) -> dict[str, Any]:

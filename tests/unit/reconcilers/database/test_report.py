@@ -72,6 +72,45 @@ async def test_a_flipped_condition_is_told_at_once(archiving: World) -> None:
     assert "at the present rate" not in world.condition("Archiving")["message"]
 
 
+@pytest.mark.parametrize("reason", ["LogFilling", "LogNearlyFull"])
+async def test_log_that_waits_is_told_before_the_volume_is_full(archiving: World, reason: str) -> None:
+    world = archiving
+    filling = Problem(reason=reason, message="3.0 GiB of 4.0 GiB", fix="enlarge spec.storage.size", since=MOMENT)
+    archive = ArchiveState(
+        active=True, backlog_bytes=3 << 30, free_bytes=1 << 30, limit_bytes=4 << 30, full_in_seconds=7200.0, room=reason
+    )
+    say(world, archive=archive, problems=[filling])
+    await world.once()
+    await world.once()
+    told = world.condition("Archiving")
+    assert (told["status"], told["reason"]) == ("False", reason)
+    assert told["message"] == (
+        "3.0 GiB of log wait to be stored, of 4.0 GiB that the volume can hold; at the present rate it is full in about "
+        "2h00m; writes stop when it is full; enlarge spec.storage.size"
+    )
+    ready = world.condition()
+    assert (ready["status"], ready["reason"]) == ("True", "Degraded"), "it serves all the same"
+    assert world.events.count(reason) == 1
+    assert "orders-1: 3.0 GiB of 4.0 GiB; enlarge spec.storage.size" in world.notes
+    say(world, archive=msgspec.structs.replace(archive, full_in_seconds=None), problems=[filling])
+    world.time.time += timedelta(seconds=61)
+    await world.once()
+    assert "at the present rate" not in world.condition("Archiving")["message"]
+    say(world, archive=ArchiveState(active=True))
+    await world.once()
+    assert world.condition("Archiving")["status"] == "True"
+
+
+async def test_the_room_of_a_replica_is_an_event_too(archiving: World) -> None:
+    world = archiving
+    filling = Problem(reason="LogFilling", message="3.0 GiB of 4.0 GiB", fix="enlarge it", since=MOMENT)
+    say(world, 2, problems=[filling])
+    await world.once()
+    assert world.condition("Archiving")["status"] == "True", "its primary stores the log"
+    assert "orders-2: 3.0 GiB of 4.0 GiB" in world.condition()["message"]
+    assert "orders-2: 3.0 GiB of 4.0 GiB; enlarge it" in world.notes
+
+
 async def test_an_engine_without_a_log_is_not_said_to_archive(archiving: World) -> None:
     say(archiving, archive=ArchiveState(has_log=False))
     await archiving.once()
