@@ -22,7 +22,7 @@ from yoban.agent.instance import Instance
 from yoban.agent.lease import LeaseView, PrimaryLease
 from yoban.agent.marker import holds_data, read_marker
 from yoban.agent.observer import Observer
-from yoban.errors import DeadlineExceeded, Terminal, YobanError
+from yoban.errors import DeadlineExceeded, Terminal, Unavailable, YobanError
 from yoban.kube.clock import Clock
 from yoban.model.control import LeaseState, Problem, SwitchoverState
 from yoban.model.instance import LEASE_SWITCHOVER, Marker
@@ -406,7 +406,7 @@ class Life:
             Step.DECLINE: self._decline,
             Step.RESTART: self._end_server,
             Step.REBUILD: self._rebuild,
-            Step.RUN_PRIMARY: lambda: self._care(Role.PRIMARY, None),
+            Step.RUN_PRIMARY: lambda: self._care(Role.PRIMARY, None, decision.term),
             Step.RUN_REPLICA: lambda: self._care(Role.REPLICA, decision.peer),
             Step.LET_GO: self._let_go,
         }
@@ -500,8 +500,11 @@ class Life:
         """Stop the server cleanly, by force when it does not end; the next step starts it again."""
         instance = self._instance
         await instance.engine.server.close(instance.context)
-        if not await instance.supervision.stop(StopMode.CLEAN, RESTART_DEADLINE):
-            await instance.supervision.stop(StopMode.IMMEDIATE, FORCE_DEADLINE)
+        supervision = instance.supervision
+        if not await supervision.stop(StopMode.CLEAN, RESTART_DEADLINE) and not await supervision.stop(
+            StopMode.IMMEDIATE, FORCE_DEADLINE
+        ):
+            raise Unavailable("the server does not end", object=instance.environment.instance)
 
     async def _rebuild(self) -> None:
         await self._end_server()
@@ -524,7 +527,7 @@ class Life:
             left = stop_by - instance.clock.boottime()
             if not await supervision.stop(mode, max(0.0, left - 1)):
                 await supervision.stop(StopMode.IMMEDIATE, FORCE_DEADLINE)
-        if self._lease.view().mine:
+        if self._lease.view().mine and supervision.gone():
             try:
                 async with asyncio.timeout(5):
                     await self._lease.give_up()
@@ -555,8 +558,8 @@ class Life:
             )
         instance.board.problem("settings", problem)
 
-    async def _care(self, role: Role, upstream: str | None) -> None:
-        """Keep a running server as the document wants it."""
+    async def _care(self, role: Role, upstream: str | None, term: int = 0) -> None:
+        """Keep a running server as the document wants it; a primary reigns in `term`."""
         instance = self._instance
         if not self._observer.last.accepting:
             return
@@ -569,7 +572,9 @@ class Life:
             self.cared = True
             return
         context = instance.context
-        self._archiver.reigns(self._lease.view().term, None)
+        if self._lease.view().held:
+            # The term that was decided with: the Lease may tell of another one's by now.
+            self._archiver.reigns(term, None)
         at, seen = self._accounts
         now = instance.clock.monotonic()
         if context.accounts != seen or not self.cared or now - at > ACCOUNTS_EVERY:

@@ -87,7 +87,8 @@ class Tailer:
 
     def reigns(self, term: int, promotion: Promotion | None) -> None:
         """We reign in `term` (by this promotion) from now on; term 0: we do not."""
-        if promotion is not None:
+        if promotion is not None or term != self._term:
+            # That of another reign would make a wrong record of this one, which stays.
             self._promotion = promotion
         if term != self._term:
             self._term = term

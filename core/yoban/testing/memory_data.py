@@ -93,9 +93,14 @@ def append(folder: Path, data: Data, records: Sequence[tuple[datetime, str | Non
 
 def fork(folder: Path, data: Data) -> None:
     """Leave the line: go on with a copy of the last segment on a new one."""
-    segment, parent = data.count // PER_SEGMENT, data.line
+    parent = data.line
     data.line += 1
     data.forks.append([str(data.line), str(parent), str(data.position)])
+    _go_on(folder, data, parent)
+
+
+def _go_on(folder: Path, data: Data, parent: int) -> None:
+    segment = data.count // PER_SEGMENT
     old = _segment_file(folder, parent, segment)
     if old is not None:
         whole = old.read_bytes()[: data.count % PER_SEGMENT * RECORD]
@@ -169,8 +174,8 @@ class World:
         if role is not Role.REPLICA or source is None:
             return False
         if data.line < source.line:
-            data.line, data.forks = source.line, [*source.forks]
-            save(folder, data)
+            parent, data.line, data.forks = data.line, source.line, [*source.forks]
+            _go_on(folder, data, parent)
         append(folder, data, source.records[data.count - source.start :])
         return True
 

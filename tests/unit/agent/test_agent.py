@@ -12,13 +12,13 @@ from typing import Any
 import msgspec
 import pytest
 from rig import DATABASE, INCARNATION, NAMESPACE, STORE, Agent, Rig, until
-from yoban.agent import decisions, restorer, room, shipper, tailer
+from yoban.agent import decisions, life, restorer, room, shipper, tailer
 from yoban.agent.marker import read_marker
 from yoban.errors import Unavailable
 from yoban.kube.resource import LEASE, POD
 from yoban.model.control import JobRequest, JobStatus, ShipRequest
 from yoban.model.instance import ArchiveDocument, RestoreDocument, SwitchoverDocument, TargetDocument
-from yoban.plugins import Position
+from yoban.plugins import InstanceContext, Position, Promotion, Role
 from yoban.repository import Repository, StoredSegment
 from yoban.testing.memory_engine import MemoryEngine
 from yoban.testing.memory_sets import SetsEngine, SetsLog
@@ -254,6 +254,92 @@ async def test_replicas_and_a_switchover(make_rig: MakeRig, cloud: MemoryCloud) 
     marker = read_marker(first.context)
     assert marker is not None
     assert not marker.reigned
+
+
+async def test_bug_a_reign_was_recorded_with_the_fork_of_an_earlier_one(
+    make_rig: MakeRig, cloud: MemoryCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = make_rig(instances=2)
+    first, second = rig.agent(1), rig.agent(2)
+    first.start()
+    second.start()
+    await first.ready()
+    await second.ready()
+    real, failed = rig.engine.server.configure, False
+
+    async def configure(ctx: InstanceContext, role: Role, *arguments: Any, **more: Any) -> Any:
+        """Fails once, right after the second promotion of the second instance."""
+        nonlocal failed
+        if asked == "c" and not failed and ctx.name == "orders-2" and role is Role.PRIMARY:
+            failed = True
+            raise Unavailable("it does not answer just now")
+        return await real(ctx, role, *arguments, **more)
+
+    monkeypatch.setattr(rig.engine.server, "configure", configure)
+    for asked, agent in (("a", second), ("b", first), ("c", second)):
+        await rig.driver.write(rig.agent(2 if agent is first else 1).context, asked)
+        rig.change(switchover=SwitchoverDocument(id=asked, target=agent.name))
+        await until(f"{agent.name} reigns", lambda agent=agent: agent.parts.life.role == "primary")
+        await first.ready()
+        await second.ready()
+    assert failed
+    await stored(second)
+    terms = await repository(cloud).terms.all()
+    assert [(term.term, term.instance, term.line, term.parent) for term in terms] == [
+        (1, "orders-1", "1", ""),
+        (2, "orders-2", "2", "1"),
+        (3, "orders-1", "3", "2"),
+        (4, "orders-2", "4", "3"),
+    ]
+
+
+async def test_bug_what_the_lease_told_of_another_s_term_was_taken_for_our_own(
+    make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = make_rig()
+    agent = rig.agent()
+    agent.start()
+    await agent.ready()
+    real, told = rig.engine.server.configure, list[int]()
+    reigns = agent.parts.tailer.reigns
+
+    def told_of(term: int, promotion: Promotion | None) -> None:
+        told.append(term)
+        reigns(term, promotion)
+
+    def taken(lease: dict[str, Any]) -> None:
+        lease["spec"]["holderIdentity"] = "orders-9"
+        lease["metadata"]["annotations"]["yoban.dev/term"] = "9"
+
+    async def configure(*arguments: Any, **more: Any) -> Any:
+        done = await real(*arguments, **more)
+        rig.api.edit(LEASE, NAMESPACE, f"{DATABASE}-primary", taken)
+        await agent.parts.lease.refresh()
+        return done
+
+    monkeypatch.setattr(agent.parts.tailer, "reigns", told_of)
+    monkeypatch.setattr(rig.engine.server, "configure", configure)
+    await until("it was ended", lambda: agent.supervision.last_exit)
+    assert 9 not in told
+
+
+async def test_bug_the_lease_was_given_up_while_the_server_still_ran(
+    make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(life, "FORCE_DEADLINE", 0.1)
+    rig = make_rig()
+    agent = rig.agent()
+    agent.start()
+    await agent.ready()
+    real = agent.supervision._call
+
+    async def deaf(verb: str, **fields: Any) -> dict[str, Any]:
+        return {} if verb == "signal" else await real(verb, **fields)
+
+    monkeypatch.setattr(agent.supervision, "_call", deaf)
+    agent.supervision.pod_ends(2.0)
+    await agent.ended()
+    assert (await rig.lease())["spec"]["holderIdentity"] == "orders-1"
 
 
 async def test_a_switchover_to_who_does_not_follow_changes_nothing(make_rig: MakeRig) -> None:
