@@ -314,6 +314,7 @@ async def test_the_last_copy_tells_how_long_the_next_one_takes(world: World, mon
     await copy(world.engine, primary.ctx)
     await primary.run(*MAKE)
     monkeypatch.setattr(backup, "ASSUMED", 1)
+    monkeypatch.setattr(backup, "TELLING", 1 << 50)
     with pytest.raises(Terminal, match="would take longer"):  # it was too small to tell
         await copy(world.engine, primary.ctx)
     monkeypatch.setattr(backup, "TELLING", 1)
