@@ -446,12 +446,14 @@ class Tailer:
         free = volume.f_bavail * volume.f_frsize
         self._watch.look(now, kept, free)
         folder = (context.log if context.log is not None else context.data).parent
-        await self._relieve(source, Reserve(folder, volume.f_blocks * volume.f_frsize, segment), free)
+        waiting = [one for one in self._shipper.pending if not self._shipper.is_stored(one.name.name)]
+        # What waits is not known before the first look at it.
+        known = bool(self._shipper.pending) or not kept
+        stored = known and not waiting and self._shipper.failing_since is None
+        await self._relieve(source, Reserve(folder, volume.f_blocks * volume.f_frsize, segment), free, stored)
 
-    async def _relieve(self, source: LogSource, reserve: Reserve, free: int) -> None:
+    async def _relieve(self, source: LogSource, reserve: Reserve, free: int, stored: bool) -> None:
         """Help a server whose volume is full, once everything is stored; it may not be able to help itself."""
-        shipper = self._shipper
-        stored = shipper.failing_since is None and all(shipper.is_stored(one.name.name) for one in shipper.pending)
         if not stored or not reserve.short(free):
             await asyncio.to_thread(reserve.make, free)
             return

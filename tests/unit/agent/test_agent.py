@@ -14,6 +14,7 @@ import pytest
 from rig import DATABASE, INCARNATION, NAMESPACE, STORE, Agent, Rig, until
 from yoban.agent import decisions, life, restorer, room, shipper, tailer
 from yoban.agent.marker import read_marker
+from yoban.agent.reserve import NAME
 from yoban.errors import Unavailable
 from yoban.kube.resource import LEASE, POD
 from yoban.model.control import JobRequest, JobStatus, ShipRequest
@@ -760,6 +761,47 @@ async def test_log_that_is_kept_is_told_before_the_volume_is_full(
     cloud.start()
     kept = 0
     await until("it is over", lambda: not agent.reasons(), 60)
+
+
+async def test_the_reserve_is_given_when_everything_is_stored_and_not_before(
+    make_rig: MakeRig, cloud: MemoryCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free, looks = 1 << 20, 0
+
+    def volume(path: object) -> SimpleNamespace:
+        nonlocal looks
+        looks += 1
+        return SimpleNamespace(f_bavail=free, f_frsize=1, f_blocks=1 << 20)
+
+    async def looked() -> None:
+        after = looks + 2
+        await until("it was looked at twice", lambda: looks >= after)
+
+    monkeypatch.setattr(tailer.os, "statvfs", volume)
+    monkeypatch.setattr(tailer, "FIGURES_EVERY", 0.0)
+    rig = make_rig()
+    agent = rig.agent()
+    agent.start()
+    await agent.ready()
+    await stored(agent)
+    reserve = agent.context.data.parent / NAME
+    await until("it is made", reserve.exists)
+    cloud.stop()
+    await fill(rig, agent, 100)
+    await until("the failure is told", lambda: "ArchiveFailing" in agent.reasons(), 60)
+    free = 0
+    await looked()
+    assert reserve.exists()
+    # A new agent does not know what waits, nor that the store is down.
+    await agent.again()
+    await looked()
+    assert reserve.exists()
+    await until("the failure is told again", lambda: "ArchiveFailing" in agent.reasons(), 60)
+    assert reserve.exists()
+    cloud.start()
+    await until("it is given", lambda: not reserve.exists(), 40)
+    free = 1 << 20
+    await until("it is made again", reserve.exists)
 
 
 async def test_other_content_under_a_segments_name_is_an_error(make_rig: MakeRig, cloud: MemoryCloud) -> None:
