@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 import msgspec
-from aiohttp import web
 
 from yoban.agent.board import Board
 from yoban.agent.document import Configurations
@@ -20,6 +20,7 @@ from yoban.agent.jobs import Jobs
 from yoban.errors import Retryable, YobanError
 from yoban.model.control import JobRequest, Problem, Push, ShipAnswer, ShipRequest
 from yoban.plugins import TlsFiles
+from yoban.runtime.http import Answer, HttpServer, Request
 from yoban.telemetry import continued
 
 log = logging.getLogger("yoban.agent.control")
@@ -27,8 +28,6 @@ OPERATOR = "yoban-operator"
 LONGEST_WAIT = 60.0
 BODY_LIMIT = 4 << 20
 CERTIFICATES_EVERY = 5.0
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Control:
@@ -59,23 +58,9 @@ class Control:
         """Serve for ever, from the moment the certificates are there."""
         context, seen = await self._certificates(tls)
 
-        @web.middleware
-        async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-            return await self._guard(request, handler)
-
-        app = web.Application(client_max_size=BODY_LIMIT, middlewares=[guard])
-        add = app.router.add_route
-        add("GET", "/v1/status", self._status)
-        add("PUT", "/v1/document", self._document)
-        add("PUT", "/v1/jobs/{uid}", self._put_job)
-        add("GET", "/v1/jobs/{uid}", self._get_job)
-        add("DELETE", "/v1/jobs/{uid}", self._delete_job)
-        add("POST", "/v1/ship", self._post_ship)
-        add("POST", "/v1/agent/restart", self._restart_agent)
-        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
-        await runner.setup()
+        server = HttpServer(self._guard, largest_body=BODY_LIMIT)
         try:
-            await web.TCPSite(runner, self._bind, self._port, ssl_context=context).start()
+            await server.start(self._bind, self._port, context)
             while True:
                 await asyncio.sleep(CERTIFICATES_EVERY)
                 fresh = _times(tls)
@@ -88,7 +73,7 @@ class Control:
                     except (OSError, ssl.SSLError) as error:
                         log.warning("new certificates cannot be read, the old ones stay: %s", error)
         finally:
-            await runner.cleanup()
+            await server.stop()
 
     async def _certificates(self, tls: TlsFiles) -> tuple[ssl.SSLContext, tuple[float, ...]]:
         told = False
@@ -108,14 +93,14 @@ class Control:
 
     # -- who and how -------------------------------------------------------------------------------------------------
 
-    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        names = _common_names(request)
+    async def _guard(self, request: Request) -> Answer:
+        names = _common_names(request.certificate)
         allowed = OPERATOR in names or (self._peer in names and request.path in ("/v1/ship", "/v1/status"))
         if not allowed:
             return _answer(Problem(reason="AccessDenied", message="this certificate may not ask for that"), 403)
         try:
             with continued(request.headers.get("traceparent", "")):
-                return await handler(request)
+                return await self._call(request)
         except msgspec.MsgspecError as error:
             return _answer(Problem(reason="InvalidRequest", message=str(error)), 400)
         except YobanError as error:
@@ -126,56 +111,60 @@ class Control:
 
     # -- calls -------------------------------------------------------------------------------------------------------
 
-    async def _status(self, request: web.Request) -> web.Response:
-        after, wait = _number(request, "after", -1), _number(request, "wait", 0)
-        return _answer(await self._board.wait(int(after), min(wait, LONGEST_WAIT)))
+    async def _call(self, request: Request) -> Answer:
+        folder, _, job = request.path.rpartition("/")
+        match request.method, f"{folder}/" if folder == "/v1/jobs" and job else request.path:
+            case "GET", "/v1/status":
+                after, wait = _number(request, "after", -1), _number(request, "wait", 0)
+                return _answer(await self._board.wait(int(after), min(wait, LONGEST_WAIT)))
+            case "PUT", "/v1/document":
+                return self._document(msgspec.json.decode(request.body, type=Push))
+            case "PUT", "/v1/jobs/":
+                return self._put_job(job, msgspec.json.decode(request.body, type=JobRequest))
+            case "GET", "/v1/jobs/":
+                return await self._get_job(job, min(_number(request, "wait", 0), LONGEST_WAIT))
+            case "DELETE", "/v1/jobs/":
+                await self._jobs.cancel(job)
+                return Answer(204)
+            case "POST", "/v1/ship":
+                asked = msgspec.json.decode(request.body, type=ShipRequest)
+                async with asyncio.timeout(asked.deadline_seconds):
+                    return _answer(await self._ship(asked))
+            case "POST", "/v1/agent/restart":
+                await self._restart()
+                return Answer(202)
+        return Answer(404, b"there is no such call\n")
 
-    async def _document(self, request: web.Request) -> web.Response:
-        push = msgspec.json.decode(await request.read(), type=Push)
+    def _document(self, push: Push) -> Answer:
         if not self._configurations.push(push):
             return _answer(Problem(reason="Stale", message="the document in force is newer"), 409)
-        return web.Response(status=204)
+        return Answer(204)
 
-    async def _put_job(self, request: web.Request) -> web.Response:
-        job = msgspec.json.decode(await request.read(), type=JobRequest)
-        status = self._jobs.put(request.match_info["uid"], job)
+    def _put_job(self, uid: str, job: JobRequest) -> Answer:
+        status = self._jobs.put(uid, job)
         if status is None:
             return _answer(Problem(reason="Unsupported", message=f"this agent knows no job {job.kind!r}"), 422)
         return _answer(status)
 
-    async def _get_job(self, request: web.Request) -> web.Response:
-        status = await self._jobs.get(request.match_info["uid"], min(_number(request, "wait", 0), LONGEST_WAIT))
+    async def _get_job(self, uid: str, wait: float) -> Answer:
+        status = await self._jobs.get(uid, wait)
         if status is None:
             return _answer(Problem(reason="UnknownJob", message="this agent does not know the job"), 404)
         return _answer(status)
 
-    async def _delete_job(self, request: web.Request) -> web.Response:
-        await self._jobs.cancel(request.match_info["uid"])
-        return web.Response(status=204)
 
-    async def _post_ship(self, request: web.Request) -> web.Response:
-        asked = msgspec.json.decode(await request.read(), type=ShipRequest)
-        async with asyncio.timeout(asked.deadline_seconds):
-            return _answer(await self._ship(asked))
-
-    async def _restart_agent(self, _: web.Request) -> web.Response:
-        await self._restart()
-        return web.Response(status=202)
+def _answer(body: msgspec.Struct, status: int = 200) -> Answer:
+    return Answer(status, msgspec.json.encode(body), "application/json")
 
 
-def _answer(body: msgspec.Struct, status: int = 200) -> web.Response:
-    return web.Response(status=status, body=msgspec.json.encode(body), content_type="application/json")
-
-
-def _number(request: web.Request, name: str, default: float) -> float:
+def _number(request: Request, name: str, default: float) -> float:
     try:
         return float(request.query.get(name, default))
     except ValueError:
         return default
 
 
-def _common_names(request: web.Request) -> set[str]:
-    certificate = request.transport.get_extra_info("peercert") if request.transport is not None else None
+def _common_names(certificate: Mapping[str, Any] | None) -> set[str]:
     subject = (certificate or {}).get("subject", ())
     return {value for part in subject for key, value in part if key == "commonName"}
 

@@ -7,7 +7,6 @@ starts the next); the server is never touched by our own end.
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
 import signal
@@ -33,7 +32,7 @@ from yoban.kube.clock import SystemClock
 from yoban.kube.config import load_config
 from yoban.plugins.registry import Registry
 from yoban.runtime.health import HealthServer
-from yoban.runtime.memory import Memory, share_heap
+from yoban.runtime.memory import Memory, settle, share_heap
 from yoban.telemetry.setup import Telemetry, setup
 
 log = logging.getLogger("yoban.agent")
@@ -125,7 +124,7 @@ async def _live(group: asyncio.TaskGroup, instance: Instance, client: Client, te
         group.create_task(work)
         for work in (*parts.work(), control.run(instance.context.tls), pages.run(), Memory().run())
     ]
-    _settle_memory()
+    settle()
     try:
         await parts.life.run()
     finally:
@@ -134,12 +133,6 @@ async def _live(group: asyncio.TaskGroup, instance: Instance, client: Client, te
         await ask.stop()
         await probes.stop()
         await asyncio.wait(tasks, timeout=5)
-
-
-def _settle_memory() -> None:
-    # What is loaded by now stays: the collector need not look at it again.
-    gc.collect()
-    gc.freeze()
 
 
 def main() -> int:

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from aiohttp import web
-
 from yoban.agent.decisions import Running
 from yoban.agent.lease import LeaseView
 from yoban.agent.observer import Observation
 from yoban.plugins import Role
+from yoban.runtime.http import Answer, HttpServer, Request
 
 WRITTEN_WITHIN = 30.0
 """Seconds within which a real commit must have succeeded: probes come each 10 s, two may fail."""
@@ -42,25 +41,19 @@ class Probes:
         self._bind = bind
         self._port = port
         self._judge = ready
-        self._runner: web.AppRunner | None = None
+        self._server = HttpServer(self._respond)
 
     async def start(self) -> None:
         """Listen."""
-        app = web.Application()
-        app.router.add_get("/livez", self._live)
-        app.router.add_get("/startupz", self._live)
-        app.router.add_get("/readyz", self._ready)
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, self._bind, self._port).start()
+        await self._server.start(self._bind, self._port)
 
     async def stop(self) -> None:
         """Stop listening."""
-        if self._runner is not None:
-            await self._runner.cleanup()
+        await self._server.stop()
 
-    async def _live(self, _: web.Request) -> web.Response:
-        return web.Response(status=200)
-
-    async def _ready(self, _: web.Request) -> web.Response:
-        return web.Response(status=200 if self._judge() else 503)
+    async def _respond(self, request: Request) -> Answer:
+        if request.path in ("/livez", "/startupz"):
+            return Answer(200)
+        if request.path == "/readyz":
+            return Answer(200 if self._judge() else 503)
+        return Answer(404)

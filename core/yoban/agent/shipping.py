@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import ssl
 
-import aiohttp
 import msgspec
 
 from yoban.agent.instance import Instance
 from yoban.agent.shipper import Shipper
 from yoban.errors import Terminal, Unavailable, Unsupported, YobanError
+from yoban.kube.http import Broken, NotConnected, Pool
 from yoban.model.control import Problem, ShipAnswer, ShipRequest
 from yoban.plugins import TlsFiles
 from yoban.telemetry import traceparent
@@ -66,21 +66,18 @@ class Shipping:
         """Ask the agent at `host:port` to do it. Raises Unavailable, or Terminal when it refuses."""
         tls = self._instance.context.tls
         context = await asyncio.to_thread(client_context, tls)
-        timeout = aiohttp.ClientTimeout(total=request.deadline_seconds + SLACK)
+        pool = Pool(f"https://{address}", context, headers={"Content-Type": "application/json"})
         try:
-            async with (
-                aiohttp.ClientSession(timeout=timeout) as session,
-                session.post(
-                    f"https://{address}/v1/ship",
-                    data=msgspec.json.encode(request),
-                    headers={"traceparent": traceparent()},
-                    ssl=context,
-                ) as response,
-            ):
-                body = await response.read()
-                status = response.status
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            async with asyncio.timeout(request.deadline_seconds + SLACK):
+                connection = await pool.exchange(
+                    "POST", "/v1/ship", {"traceparent": traceparent()}, msgspec.json.encode(request)
+                )
+                status = connection.status
+                body = await connection.body()
+        except (Broken, NotConnected, TimeoutError) as error:
             raise Unavailable("the primary's agent does not answer", object=address, cause=str(error)) from error
+        finally:
+            await pool.close()
         if status == 200:
             return
         try:

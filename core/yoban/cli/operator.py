@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import gc
 import logging
 import math
 import os
@@ -30,7 +29,7 @@ from yoban.reconcilers.database import controller as database
 from yoban.reconcilers.shared import share
 from yoban.runtime import Group, HealthServer, Manager
 from yoban.runtime.manager import exit_code
-from yoban.runtime.memory import Memory, share_heap
+from yoban.runtime.memory import Memory, settle, share_heap
 from yoban.runtime.settings import Settings
 from yoban.telemetry.setup import Telemetry, setup
 
@@ -85,9 +84,7 @@ async def operate(settings: Settings, registry: Registry, telemetry: Telemetry) 
     config = await load_config(settings.kubeconfig, context=settings.context)
     async with Client.connect(config, field_manager=FIELD_MANAGER) as client:
         manager = assemble(settings, registry, telemetry, client)
-        # What is loaded by now stays: the collector need not look at it again.
-        gc.collect()
-        gc.freeze()
+        settle()
         log.info(
             "yoban %s, engines %s, object stores %s, watching %s",
             __version__,

@@ -5,7 +5,7 @@ read to the end; one whose request was given up is closed at once, and what of i
 nobody reads is not read from the socket either (at most 1 MiB waits). Does not follow redirects, decode, pipeline, or know
 deadlines: those are the caller's.
 
-Written for what it costs: a third of a general client's time for each call, and none of its imports at start.
+Agents are asked by it, too. Written for what it costs: a third of a general client's time for each call, and none of its imports at start.
 """
 
 from __future__ import annotations
@@ -47,7 +47,11 @@ class Broken(Exception):
 
 
 class NotConnected(Exception):
-    """No connection could be made: nothing was sent."""
+    """No connection could be made: nothing was sent. `untrusted` when a certificate was the reason."""
+
+    def __init__(self, message: str, *, untrusted: bool = False) -> None:
+        super().__init__(message)
+        self.untrusted = untrusted
 
 
 class _State(Enum):
@@ -282,10 +286,17 @@ class Pool:
         context: TLS settings; None for plain HTTP.
         server_hostname: the name expected in the certificate; None for the host's.
         headers: sent with each request.
+        connect_seconds: for a connection to be made; None leaves it to the caller's deadline.
     """
 
     def __init__(
-        self, server: str, context: ssl.SSLContext | None, *, server_hostname: str | None, headers: dict[str, str]
+        self,
+        server: str,
+        context: ssl.SSLContext | None,
+        *,
+        server_hostname: str | None = None,
+        headers: dict[str, str],
+        connect_seconds: float | None = None,
     ) -> None:
         parts = urlsplit(server)
         if not parts.hostname:
@@ -295,6 +306,7 @@ class Pool:
         self._prefix = parts.path.rstrip("/")
         self._context = context
         self._server_hostname = server_hostname or self._host
+        self._connect_seconds = connect_seconds
         self._fixed = _fields({"Host": parts.netloc.rpartition("@")[2], **headers})
         self._last_headers: dict[str, str] = {}
         self._last_fields = b""
@@ -310,7 +322,7 @@ class Pool:
         """
         data = self._request(method, target, headers, body or b"", sized=body is not None)
         while True:
-            connection = self._reused() or await self._connect()
+            connection = self._reused() or await self._new()
             self._busy.add(connection)
             try:
                 connection.send(method, data)
@@ -348,10 +360,21 @@ class Pool:
             connection.abort()
         return None
 
+    async def _new(self) -> Connection:
+        limit = asyncio.timeout(self._connect_seconds)
+        try:
+            async with limit:
+                return await self._connect()
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise NotConnected(f"no connection within {self._connect_seconds:g} s") from None
+
     async def _connect(self) -> Connection:
         loop = asyncio.get_running_loop()
         addresses = await self._addresses()
         failures: list[str] = []
+        untrusted = False
         for number, (family, kind, protocol, _, address) in enumerate(addresses, 1):
             made = socket.socket(family, kind, protocol)
             made.setblocking(False)
@@ -370,10 +393,11 @@ class Pool:
             except OSError as error:  # TimeoutError and ssl.SSLError among them
                 made.close()
                 failures.append(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
+                untrusted = isinstance(error, ssl.SSLCertVerificationError)
             except BaseException:
                 made.close()
                 raise
-        raise NotConnected("; ".join(failures))
+        raise NotConnected("; ".join(failures), untrusted=untrusted)
 
     async def _addresses(self) -> list[tuple[Any, ...]]:
         kind = socket.SOCK_STREAM

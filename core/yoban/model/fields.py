@@ -38,7 +38,12 @@ class Part(BaseModel):
     """
 
     model_config = ConfigDict(
-        alias_generator=to_camel, populate_by_name=True, frozen=True, extra="ignore", use_attribute_docstrings=True
+        alias_generator=to_camel,
+        populate_by_name=True,
+        frozen=True,
+        extra="ignore",
+        use_attribute_docstrings=True,
+        defer_build=True,  # an operator need not keep validators of kinds that nobody uses
     )
 
     def wire(self) -> dict[str, Any]:

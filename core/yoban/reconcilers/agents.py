@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
+from collections import OrderedDict
+from dataclasses import dataclass
 from typing import TypeVar
 
-import aiohttp
 import msgspec
 
 from yoban.errors import (
@@ -25,6 +26,7 @@ from yoban.errors import (
     Terminal,
     Unavailable,
 )
+from yoban.kube.http import Broken, Connection, NotConnected, Pool
 from yoban.model.control import AgentStatus, JobRequest, JobStatus, Problem, Push, ShipAnswer, ShipRequest
 from yoban.model.instance import Member, Struct
 from yoban.reconcilers.database.ports import Credentials
@@ -38,6 +40,9 @@ CLEAN_SECONDS = 60.0
 LARGEST = 4 << 20
 """Bytes of an answer, at most."""
 CONTEXTS = 256
+CONNECT_SECONDS = 5.0
+KEPT_SECONDS = 120.0
+"""For which connections to an agent that nothing is asked of are kept."""
 
 
 def tls_context(credentials: Credentials) -> ssl.SSLContext:
@@ -68,25 +73,32 @@ def tls_context(credentials: Credentials) -> ssl.SSLContext:
     return context
 
 
+@dataclass(slots=True)
+class _Way:
+    """Connections to one agent: how many calls use them, and since when none does."""
+
+    pool: Pool
+    calls: int = 0
+    since: float = 0.0
+
+
 class Agents:
     """Calls to agents. One for the process.
 
     Args:
-        session: made when first needed, and then closed by `close`, unless given.
         scheme: `http` only in tests.
     """
 
-    def __init__(self, session: aiohttp.ClientSession | None = None, *, scheme: str = "https") -> None:
-        self._session = session
-        self._owned = session is None
+    def __init__(self, *, scheme: str = "https") -> None:
         self._scheme = scheme
         self._contexts: dict[Credentials, ssl.SSLContext] = {}
+        self._ways: OrderedDict[tuple[str, int, Credentials], _Way] = OrderedDict()
 
     async def close(self) -> None:
         """Close connections. May be called twice."""
-        if self._owned and self._session is not None:
-            await self._session.close()
-            self._session = None
+        while self._ways:
+            _, way = self._ways.popitem()
+            await way.pool.close()
 
     async def status(
         self, member: Member, credentials: Credentials, *, after: int = 0, wait: float = 0.0
@@ -156,46 +168,60 @@ class Agents:
         *,
         wait: float = 0.0,
     ) -> bytes:
-        headers = {"Content-Type": "application/json"}
-        if parent := traceparent():
-            headers["traceparent"] = parent
-        url = f"{self._scheme}://{member.host}:{member.control}{path}"
+        headers = {"traceparent": parent} if (parent := traceparent()) else {}
+        data = None if body is None else msgspec.json.encode(body)
         deadline = CALL_SECONDS + wait
+        way = self._way(member, credentials)
+        way.calls += 1
         try:
-            async with (
-                asyncio.timeout(deadline),
-                self._get_session().request(
-                    method,
-                    url,
-                    data=None if body is None else msgspec.json.encode(body),
-                    headers=headers,
-                    allow_redirects=False,
-                    ssl=self._context(credentials) if self._scheme == "https" else False,
-                    timeout=aiohttp.ClientTimeout(total=None, sock_connect=5.0),
-                ) as response,
-            ):
-                answer = await _bounded(response, member)
-                if response.status >= 300:
-                    raise _failure(member, response.status, answer)
-                return answer
+            async with asyncio.timeout(deadline):
+                await self._forget()
+                connection = await way.pool.exchange(method, path, headers, data)
+                try:
+                    answer = await _bounded(connection, member)
+                    if connection.status >= 300:
+                        raise _failure(member, connection.status, answer)
+                    return answer
+                finally:
+                    way.pool.release(connection)
         except TimeoutError as error:
             raise DeadlineExceeded(f"the agent did not answer within {deadline:g} s", object=_name(member)) from error
-        except aiohttp.ClientConnectorCertificateError as error:
-            raise AccessDenied(
-                "the agent's certificate is not its own",
-                object=_name(member),
-                cause=str(error),
-                reason="AgentUntrusted",
-            ) from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise Unavailable("the agent cannot be reached", object=_name(member), cause=_words(error)) from error
+        except NotConnected as error:
+            if error.untrusted:
+                raise AccessDenied(
+                    "the agent's certificate is not its own",
+                    object=_name(member),
+                    cause=str(error),
+                    reason="AgentUntrusted",
+                ) from error
+            raise Unavailable("the agent cannot be reached", object=_name(member), cause=str(error)) from error
+        except Broken as error:
+            raise Unavailable("the agent cannot be reached", object=_name(member), cause=str(error)) from error
+        finally:
+            way.calls -= 1
+            way.since = asyncio.get_running_loop().time()
 
-    def _get_session(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            # One long poll an instance is open at all times: no bound on connections, idle ones are few and closed soon.
-            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30, ttl_dns_cache=5)
-            self._session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
-        return self._session
+    def _way(self, member: Member, credentials: Credentials) -> _Way:
+        """Return the way to an agent, the one used last at the end."""
+        key = (member.host, member.control, credentials)
+        way = self._ways.get(key)
+        if way is None:
+            pool = Pool(
+                f"{self._scheme}://{member.host}:{member.control}",
+                self._context(credentials) if self._scheme == "https" else None,
+                headers={"Content-Type": "application/json"},
+                connect_seconds=CONNECT_SECONDS,
+            )
+            way = self._ways[key] = _Way(pool)
+        self._ways.move_to_end(key)
+        return way
+
+    async def _forget(self) -> None:
+        """Close what has not been used for long: instances go, and certificates are replaced."""
+        before = asyncio.get_running_loop().time() - KEPT_SECONDS
+        for key, way in list(self._ways.items()):
+            if not way.calls and way.since < before and self._ways.pop(key, None) is not None:
+                await way.pool.close()
 
     def _context(self, credentials: Credentials) -> ssl.SSLContext:
         context = self._contexts.get(credentials)
@@ -206,9 +232,9 @@ class Agents:
         return context
 
 
-async def _bounded(response: aiohttp.ClientResponse, member: Member) -> bytes:
+async def _bounded(connection: Connection, member: Member) -> bytes:
     parts, size = [], 0
-    async for chunk in response.content.iter_chunked(64 << 10):
+    while chunk := await connection.read():
         size += len(chunk)
         if size > LARGEST:
             raise Unavailable("the agent's answer is too large", object=_name(member))
@@ -232,7 +258,3 @@ def _failure(member: Member, status: int, answer: bytes) -> Retryable | Terminal
 
 def _name(member: Member) -> str:
     return f"agent of {member.name}"
-
-
-def _words(error: BaseException) -> str:
-    return str(error) or type(error).__name__

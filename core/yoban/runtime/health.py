@@ -7,14 +7,10 @@ failed. Plain HTTP without authentication: nothing secret is shown.
 from __future__ import annotations
 
 import asyncio
-import logging
+import re
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from aiohttp import web
-
-log = logging.getLogger(__name__)
+from yoban.runtime.http import Answer, HttpServer, Request
 
 Check = Callable[[], str | None]
 """What is wrong, or None; sync and quick."""
@@ -24,6 +20,8 @@ MetricsText = Callable[[], tuple[bytes, str]]
 
 TraceLines = Callable[[str], bytes]
 """The spans of the trace with that id, as JSON lines; quick."""
+
+_TRACE = re.compile(r"/traces/([0-9a-f]{32})")
 
 
 def failures(checks: Mapping[str, Check]) -> dict[str, str]:
@@ -84,52 +82,32 @@ class HealthServer:
 
     async def run(self) -> None:
         """Serve until cancelled or stopped. Raises OSError when the port is taken."""
-        from aiohttp import web  # imported late: not every role serves HTTP
-
-        app = web.Application()
-        for path, handler in (("/livez", self._live), ("/healthz", self._live), ("/readyz", self._ready)):
-            app.router.add_get(path, handler)
-        if self._metrics is not None:
-            app.router.add_get("/metrics", self._show_metrics)
-        if self._traces is not None:
-            app.router.add_get("/traces/{id:[0-9a-f]{32}}", self._show_trace)
-        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
-        await runner.setup()
+        server = HttpServer(self._respond)
         try:
-            site = web.TCPSite(runner, self._host or None, self.port)
-            await site.start()
-            self.port = runner.addresses[0][1]
+            self.port = await server.start(self._host, self.port)
             self._listening.set()
             await self._stop.wait()
         finally:
-            await runner.cleanup()
+            await server.stop()
 
-    async def _live(self, _: web.Request) -> web.Response:
-        return _answer(self.live)
-
-    async def _ready(self, _: web.Request) -> web.Response:
-        return _answer(self.ready)
-
-    async def _show_metrics(self, _: web.Request) -> web.Response:
-        from aiohttp import web
-
-        if self._metrics is None:
-            return web.Response(status=404)
-        body, content_type = await asyncio.to_thread(self._metrics)
-        return web.Response(body=body, headers={"Content-Type": content_type})
-
-    async def _show_trace(self, request: web.Request) -> web.Response:
-        from aiohttp import web
-
-        if self._traces is None:
-            return web.Response(status=404)
-        return web.Response(body=self._traces(request.match_info["id"]), content_type="application/x-ndjson")
+    async def _respond(self, request: Request) -> Answer:
+        if request.method not in ("GET", "HEAD"):
+            return Answer(405)
+        if request.path in ("/livez", "/healthz"):
+            return _judge(self.live)
+        if request.path == "/readyz":
+            return _judge(self.ready)
+        if request.path == "/metrics" and self._metrics is not None:
+            body, content_type = await asyncio.to_thread(self._metrics)
+            return Answer(200, body, content_type)
+        trace = _TRACE.fullmatch(request.path)
+        if trace is not None and self._traces is not None:
+            return Answer(200, self._traces(trace[1]), "application/x-ndjson")
+        return Answer(404)
 
 
-def _answer(checks: Mapping[str, Check]) -> web.Response:
-    from aiohttp import web
-
+def _judge(checks: Mapping[str, Check]) -> Answer:
     failed = failures(checks)
     if failed:
-        return web.Response(status=503, text="".join(f"{name}: {what}\n" for name, what in failed.items()))
-    return web.Response(text="ok\n")
+        return Answer(503, "".join(f"{name}: {what}\n" for name, what in failed.items()).encode())
+    return Answer(200, b"ok\n")

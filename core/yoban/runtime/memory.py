@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
+import linecache
 import time
 
 ARENA_MAX, MMAP_THRESHOLD, TRIM_THRESHOLD = -8, -3, -1
@@ -28,6 +30,13 @@ def share_heap() -> None:
         library.mallopt(ARENA_MAX, 1)
         library.mallopt(MMAP_THRESHOLD, LARGEST_OF_HEAP)
         library.mallopt(TRIM_THRESHOLD, KEPT)
+
+
+def settle() -> None:
+    """Call it once everything is loaded: that stays, the collector need not look at it again. May be called again."""
+    linecache.clearcache()  # sources that were read for descriptions in them
+    gc.collect()
+    gc.freeze()
 
 
 class Memory:

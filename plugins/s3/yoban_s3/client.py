@@ -25,6 +25,7 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.payload import Payload
 from yoban.plugins import Buffer, StoreConfig
 
+from yoban_s3 import models
 from yoban_s3.provider import ACCESS_KEY, SECRET_KEY, SESSION_TOKEN
 
 CONNECT_SECONDS = 5.0
@@ -72,7 +73,7 @@ def _session() -> AioSession:
     with _making:
         if not _shared:
             session = AioSession()
-            session.warm_up_loader_caches("s3")
+            session.register_component("data_loader", models.loaded())
             _shared.append(session)
         return _shared[0]
 
