@@ -66,12 +66,18 @@ class Prefetch:
         self.failure: YobanError | None = None
 
     async def start(self) -> None:
-        """Make the folder and learn what is stored. Raises Retryable."""
+        """Make the folder, learn what is stored, and begin to fetch what replay asks for first. Raises Retryable."""
         await asyncio.to_thread(_fresh, self._folder)
         for line in self._plan.lines:
             names = [segment.name for segment in await self._repository.log.stored(line)]
             self._stored[line] = [name for name in names if self._kind(name) is SegmentKind.FULL]
             self._whole.update(self._stored[line])
+        first = self._plan.backup.first_segment
+        if first in self._whole and not self._plan.recovery.segments:
+            # The server asks for it first; until it has started much can be there.
+            line = self._source.classify(first).line
+            self._task(line, first)
+            self._look_ahead(line, first)
 
     async def close(self) -> None:
         """End all fetching and remove the folder."""
@@ -150,7 +156,7 @@ class Prefetch:
         return task
 
     def _look_ahead(self, line: str, name: str) -> None:
-        """Begin to fetch what replay will ask for next."""
+        """Begin to fetch what replay will ask for next, and drop what it has passed."""
         stored = self._stored.get(line, [])
         at = bisect_right(stored, name)
         following = stored[at : at + self._ahead]
@@ -217,7 +223,7 @@ class Prefetch:
         until = time.monotonic() + STORE_DEADLINE
         while True:
             try:
-                # Not synced: until the recovery has ended, a server that lost power asks for each segment again.
+                # The name need not last: until the recovery has ended, a server that lost power asks for each again.
                 await self._repository.log.fetch(line, name, destination, durable=False, pool=self._pool)
                 return
             except Retryable as error:

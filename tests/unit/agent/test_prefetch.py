@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,11 +32,17 @@ def content(number: int) -> bytes:
     return bytes([number % 251]) * SIZE
 
 
-def plan(last: int, *, tail: int = 0, lines: tuple[str, ...] = ("1",)) -> Plan:
+async def until(so: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not so():
+            await asyncio.sleep(0.01)
+
+
+def plan(last: int, *, tail: int = 0, lines: tuple[str, ...] = ("1",), first: str = "") -> Plan:
     facts = BackupFacts("b", "1", Position("0"), Position("0"), NOW, NOW)
     window = Window(NOW, NOW, None, Position("0"), lines[-1])
     recovery = RecoveryPlan(RecoveryTarget(), lines[-1], Position("0"), Position("0"))
-    return Plan(StoredBackup(facts), recovery, window, lines, name(last, int(lines[-1])), tail)
+    return Plan(StoredBackup(facts, first), recovery, window, lines, name(last, int(lines[-1])), tail)
 
 
 class Bench:
@@ -87,6 +94,18 @@ async def test_segments_in_order_are_there_before_they_are_asked_for(bench: Benc
         assert await bench.get(it, name(number)) == content(number)
     await it.close()
     assert not (bench.folder / "ahead").exists()
+
+
+async def test_what_is_asked_for_first_is_fetched_before_it_is(bench: Bench) -> None:
+    await bench.store(*range(40))
+    it = await bench.open(plan(39, first=name(3)))
+    ahead = bench.folder / "ahead"
+    wanted = {name(number) for number in range(3, 4 + module.MOST_AHEAD)}
+    await until(lambda: {path.name for path in ahead.iterdir()} == wanted)
+    bench.cloud.stop()
+    assert await bench.get(it, name(3)) == content(3)
+    bench.cloud.start()
+    await it.close()
 
 
 async def test_room_ahead_is_bounded(bench: Bench) -> None:
