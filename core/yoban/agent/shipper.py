@@ -270,7 +270,8 @@ class Shipper:
                 self._begin(Segment(source.classify(request.segment), request.path, 0))
             await self.progress.wait(seen, min(left, LOOK_EVERY))
         answered.record(time.monotonic() - started)
-        self.kick.ring()
+        if len(self._uploads) < PARALLEL:  # else there is enough to do, and looking costs
+            self.kick.ring()
 
     async def drained(self, seconds: float) -> bool:
         """Store what is pending, within so many seconds; False when something is left."""

@@ -5,7 +5,8 @@ read to the end; one whose request was given up is closed at once, and what of i
 nobody reads is not read from the socket either (at most 1 MiB waits). Does not follow redirects, decode, pipeline, or know
 deadlines: those are the caller's.
 
-Agents are asked by it, too. Written for what it costs: a third of a general client's time for each call, and none of its imports at start.
+Written for what it costs: a third of a general client's time for each call, and none of its imports at start. Agents are
+asked by it, too.
 """
 
 from __future__ import annotations

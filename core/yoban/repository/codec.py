@@ -9,6 +9,8 @@ over stored bytes; zstd frames carry their own check of the plain bytes beside i
 from __future__ import annotations
 
 import hashlib
+import io
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -27,6 +29,9 @@ LEVEL = 1
 MAX_HEADER = 8192
 BLOCK = 1 << 20
 """Bytes handled at once in a thread: large enough that hashing and compressing release the interpreter."""
+
+AT_ONCE = 16 << 20
+"""Bytes of a file that is held in memory as a whole: segments of the log, as most engines cut them."""
 
 S = TypeVar("S", bound=Struct)
 
@@ -166,19 +171,28 @@ def compressor_all(codec: str, data: Buffer) -> bytes:
 
 
 def seal_file(kind: str, name: str, path: Path, codec: str = ZSTD) -> Sealed:
-    """Make an object of a file's content. Blocks: call it in a thread. Raises OSError."""
+    """Make an object of a file's content. Blocks: call it in a thread. Raises OSError.
+
+    A file of common size is read and compressed at once, which takes a tenth less time than piece by piece.
+    """
+    with path.open("rb", buffering=0) as file:
+        if os.fstat(file.fileno()).st_size <= AT_ONCE:
+            return seal(kind, name, file.readall(), codec)
+        return _seal_pieces(kind, name, file, codec)
+
+
+def _seal_pieces(kind: str, name: str, file: io.FileIO, codec: str) -> Sealed:
     stream = compressor(codec)
     plain, stored = hashlib.sha256(), hashlib.sha256()
     payload: list[bytes] = []
     size = 0
     buffer = memoryview(bytearray(BLOCK))
-    with path.open("rb", buffering=0) as file:
-        while got := file.readinto(buffer):
-            size += got
-            plain.update(buffer[:got])
-            out = stream.compress(buffer[:got])
-            stored.update(out)
-            payload.append(out)
+    while got := file.readinto(buffer):
+        size += got
+        plain.update(buffer[:got])
+        out = stream.compress(buffer[:got])
+        stored.update(out)
+        payload.append(out)
     out = stream.flush()
     stored.update(out)
     payload.append(out)
@@ -211,8 +225,9 @@ class Opener:
         self._key, self._kind, self._name = key, kind, name
         self._want, self._want_size = sha256, size
         self._whole = hashlib.sha256() if sha256 else None
-        self._payload = hashlib.sha256()
-        self._plain = hashlib.sha256()
+        # Of the two that a header may have the plain content's proves more: what comes out is what went in.
+        self._payload: Any = None
+        self._plain: Any = None
         self._start = bytearray()
         self._stored = 0
         self._plain_size = 0
@@ -236,11 +251,15 @@ class Opener:
             self.header, length = parsed
             if (self.header.kind, self.header.name) != (self._kind, self._name):
                 raise damaged(self._key, f"it says that it is {self.header.kind} {self.header.name!r}")
+            if self.header.plain_sha256:
+                self._plain = hashlib.sha256()
+            elif self.header.sha256:
+                self._payload = hashlib.sha256()
             if self.header.codec == ZSTD:
                 self._unzip = zstandard.ZstdDecompressor().decompressobj()
             data = bytes(self._start[length:])
             self._start.clear()
-        if self.header.sha256:
+        if self._payload is not None:
             self._payload.update(data)
         if self._unzip is None:
             plain = bytes(data)
@@ -252,7 +271,7 @@ class Opener:
         self._plain_size += len(plain)
         if 0 <= self.header.size < self._plain_size:
             raise damaged(self._key, f"it holds more than the {self.header.size} bytes that it announces")
-        if self.header.plain_sha256:
+        if self._plain is not None:
             self._plain.update(plain)
         return plain
 
@@ -268,13 +287,15 @@ class Opener:
             raise damaged(self._key, f"{self._stored} bytes where {self._want_size} were stored")
         if self._whole is not None and self._whole.hexdigest() != self._want:
             raise damaged(self._key, "its checksum is not the manifest's")
-        if self.header.sha256 and self._payload.hexdigest() != self.header.sha256:
+        if self._payload is not None and self._payload.hexdigest() != self.header.sha256:
             raise damaged(self._key, "its checksum is not the header's")
         if self._unzip is not None and not self._unzip.eof:
             raise damaged(self._key, "the compressed stream has no end")
+        if self._unzip is not None and self._unzip.unused_data:
+            raise damaged(self._key, "something follows the compressed stream")
         if 0 <= self.header.size != self._plain_size:
             raise damaged(self._key, f"{self._plain_size} plain bytes where {self.header.size} are announced")
-        if self.header.plain_sha256 and self._plain.hexdigest() != self.header.plain_sha256:
+        if self._plain is not None and self._plain.hexdigest() != self.header.plain_sha256:
             raise damaged(self._key, "the plain content has another checksum")
         return self.header
 

@@ -7,6 +7,7 @@ only when the store says so and a listing agrees. Does not decide which segments
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import secrets
@@ -27,6 +28,8 @@ KIND = "segment"
 MAX_PUT = 64 << 20
 _PART = 32 << 20
 _BATCH = 4 * BLOCK
+_SLICE = 128 << 10
+"""Stored bytes opened at once: what becomes of them is hashed and written while it is in the processor's cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,8 @@ class LogStore:
     def __init__(self, access: Access, layout: Layout) -> None:
         self._access = access
         self._layout = layout
+        # Each holds a whole segment: no more of them than keep the processor busy while others are sent.
+        self._sealing = asyncio.Semaphore(sealers(os.cpu_count() or 1))
 
     async def put_segment(self, line: str, name: str, path: Path, *, probe: bool = False) -> PutResult:
         """Store a complete segment. May be called again, by any instance, several at once.
@@ -82,7 +87,8 @@ class LogStore:
                 size, sha256 = await in_thread(_digest, path)
                 self._same(line, name, known, size, sha256)
                 return PutResult(False, size, sha256, known.stored_size)
-        sealed = await in_thread(seal_file, KIND, _logical(line, name), path)
+        async with self._sealing:
+            sealed = await in_thread(seal_file, KIND, _logical(line, name), path)
         header = sealed.header
         result = PutResult(True, header.size, header.plain_sha256, len(sealed.blob))
         if await self._create(line, name, sealed):
@@ -170,13 +176,14 @@ class LogStore:
     ) -> int:
         """Bring a segment to `destination` and return its plain size in bytes.
 
-        The file appears under its name complete and verified, or not at all.
+        The file appears under its name complete and verified, or not at all. Its content is on disk by then, so that
+        whoever syncs it once more, as servers do when they take it over, need not wait.
 
         Args:
             line, name: of the segment.
             destination: where it is to be.
-            durable: also synced, so that it survives a power cut.
-            pool: whose threads decompress, hash and write.
+            durable: the name survives a power cut, too.
+            pool: whose threads decompress, hash, write and sync.
 
         Raises:
             NotFound: proven absent.
@@ -209,6 +216,11 @@ class LogStore:
         await self._access.delete([self._layout.segment(line, name) for name in names])
 
 
+def sealers(cores: int) -> int:
+    """Return how many segments are made into objects at the same time. Pure."""
+    return max(2, min(4, cores // 2))
+
+
 def _logical(line: str, name: str) -> str:
     return f"{line}/{name}"
 
@@ -237,20 +249,20 @@ def _create_new(path: Path) -> int:
 def _feed(opener: Opener, chunks: list[bytes], file: int) -> int:
     written = 0
     for chunk in chunks:
-        plain = memoryview(opener.feed(chunk))
-        while plain:
-            done = os.write(file, plain)
-            written += done
-            plain = plain[done:]
+        for start in range(0, len(chunk), _SLICE):
+            plain = memoryview(opener.feed(memoryview(chunk)[start : start + _SLICE]))
+            while plain:
+                done = os.write(file, plain)
+                written += done
+                plain = plain[done:]
     return written
 
 
 def _settle(opener: Opener, chunks: list[bytes], file: int, temporary: Path, destination: Path, durable: bool) -> int:
-    """Write and check the rest, sync if asked to, give the file its name."""
+    """Write and check the rest, sync it, give the file its name."""
     written = _feed(opener, chunks, file)
     opener.finish()
-    if durable:
-        os.fsync(file)
+    os.fsync(file)
     temporary.replace(destination)
     if durable:
         sync_folder(destination.parent)

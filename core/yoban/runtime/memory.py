@@ -15,8 +15,9 @@ import time
 
 ARENA_MAX, MMAP_THRESHOLD, TRIM_THRESHOLD = -8, -3, -1
 """Numbers of glibc's `mallopt`."""
-LARGEST_OF_HEAP = 2 << 20
-KEPT = 4 << 20
+LARGEST_OF_HEAP = 32 << 20
+KEPT = 64 << 20
+"""Bytes: the largest buffer that is made of what was freed, and what is kept at hand between two returns."""
 EVERY = 10.0
 """Seconds between two returns. One takes some milliseconds, in a thread."""
 BUSY = 0.05

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from yoban.errors import DeadlineExceeded, IntegrityError, NotFound, Unavailable, Unsupported
 from yoban.plugins import AlreadyExists, StoreCapability
-from yoban.repository import Repository, segments
+from yoban.repository import Repository, codec, segments
+from yoban.repository.segments import sealers
 from yoban.testing.clock import LoopClock
 from yoban.testing.faulty_store import Cut, Drop, Fail, FaultyStore, Flip, Hang, LoseAnswer, Truncate
 from yoban.testing.memory_store import MemoryStore
@@ -252,3 +253,18 @@ async def test_a_store_that_contradicts_itself_is_told(repo: Repository, path: P
     store.inject("create", Fail(lambda: AlreadyExists("there")))
     with pytest.raises(Unsupported):
         await repo.log.put_segment("1", "a", path)
+
+
+@pytest.mark.parametrize(("cores", "count"), [(1, 2), (2, 2), (4, 2), (6, 3), (64, 4)])
+def test_how_many_segments_are_in_memory_at_once(cores: int, count: int) -> None:
+    assert sealers(cores) == count
+
+
+def test_a_large_file_is_made_an_object_piece_by_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "segment"
+    path.write_bytes(bytes(range(256)) * 20_000)
+    at_once = codec.seal_file("segment", "1/a", path)
+    monkeypatch.setattr(codec, "AT_ONCE", path.stat().st_size - 1)
+    pieces = codec.seal_file("segment", "1/a", path)
+    assert codec.unseal(pieces.blob, "k", "segment", "1/a") == codec.unseal(at_once.blob, "k", "segment", "1/a")
+    assert pieces.header.plain_sha256 == at_once.header.plain_sha256
