@@ -49,7 +49,11 @@ class Backoff:
         self._random = random
         self._failures = 0
         self._last = float("-inf")
-        self._restarted = float("-inf")
+
+    @property
+    def failures(self) -> int:
+        """Failures in a row that the next delay grows by."""
+        return self._failures
 
     def next(self, now: float, *, at_least: float = 0.0) -> float:
         """Count a failure at `now` (seconds) and return how long to wait: `at_least` seconds, which a server asked for."""
@@ -61,8 +65,6 @@ class Backoff:
         self._last = now + delay  # waiting is no time without failure
         return delay
 
-    def restart(self, now: float) -> None:
-        """What the failures so far were about is over: delays start anew. Once in `reset_after` seconds, then ignored."""
-        if now - self._restarted >= self._policy.reset_after:
-            self._restarted = now
-            self._failures = 0
+    def forgive(self, failures: int) -> None:
+        """Those after the first `failures` had a cause that is over: they count no more."""
+        self._failures = min(self._failures, failures)

@@ -33,7 +33,7 @@ from yoban.kube.errors import (
 )
 from yoban.kube.metrics import Tally
 from yoban.kube.objects import Obj, describe, name_of, namespace_of
-from yoban.kube.reach import Reach, proves_presence
+from yoban.kube.reach import Reach
 from yoban.kube.resource import Resource, quoted
 from yoban.kube.transport import HttpTransport, Transport
 from yoban.kube.watch import WatchStream
@@ -255,10 +255,10 @@ class Client:
             async with self.transport.stream(target, deadline=timeout) as stream:
                 code = str(stream.status)
                 requests_total.add("watch", str(resource), code)
+                self.reach.answered()
                 if stream.status != 200:
                     body = await _read_some(stream, timeout)
                     raise from_answer(stream.status, stream.headers, body, object=describe(resource, namespace, None))
-                self.reach.answered()
                 yield WatchStream(stream)
         finally:
             if code == "0":
@@ -521,8 +521,7 @@ class Client:
                 requests_total.add(verb, str(resource), "0")
             else:
                 requests_total.add(verb, str(resource), str(answer.status))
-                if proves_presence(answer.status):
-                    self.reach.answered()
+                self.reach.answered()
                 if answer.status < 300:
                     return answer.body
                 error = from_answer(

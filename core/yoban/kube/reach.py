@@ -2,7 +2,8 @@
 
 A back-off that grows is right for a server that is overloaded, and wrong for one that is away: nobody is spared by it, and
 whoever waits is late. So while connections are refused, or closed without a byte of an answer, `GET /readyz` is sent, about
-once a second for the whole process, and when it is answered all who wait are woken, each a little later than the other.
+once a second for the whole process, and when it is answered all who wait are woken, each a little later than the other. Any
+answer will do: a server that has just started serves most requests before it calls itself ready.
 
 Guarantees: probes only on behalf of somebody, never two at once, and never in quick succession, whatever fails how often;
 nobody is woken unless a probe had failed before, so that a server which accepts connections and serves nobody, is busy,
@@ -29,11 +30,11 @@ PROBE_TIMEOUT = 2.0  # seconds
 SPREAD = 0.2  # seconds over which those who wait are woken
 REFUSED = BackoffPolicy(initial=0.1, cap=0.8, jitter=0.25, reset_after=10.0)
 """Between two probes of a server that is away. A refused connection costs either side next to nothing."""
-UNREADY = BackoffPolicy(initial=0.4)
-"""Between two probes of a server that is back and says that it is not ready: its own requests have no shorter delays."""
+LATE = BackoffPolicy(initial=0.4)
+"""Between two probes of a server that was away and now does not answer in time: it may be starting, or overloaded."""
 
 probes_total = Tally("yoban.kube.probes", "Probes of an API server that did not answer", ("outcome",))
-OUTCOMES = ("answered", "refused", "unready", "late")
+OUTCOMES = ("answered", "refused", "late")
 
 
 class Reach:
@@ -68,7 +69,7 @@ class Reach:
             self._prober = loop.create_task(self._probe_until_answered(), name="api probe", context=context)
 
     def answered(self) -> None:
-        """A request was answered, with no error of the server's own. Wakes everybody if it was away."""
+        """A request was answered, whatever with. Wakes everybody if the server was away."""
         if self.away:
             self.away = False
             log.info("the API server answers again")
@@ -114,14 +115,14 @@ class Reach:
 
     async def _probe_until_answered(self) -> None:
         loop = asyncio.get_running_loop()
-        unready = Backoff(UNREADY, self._random)
+        late = Backoff(LATE, self._random)
         while True:
             await asyncio.sleep(max(0.0, self._not_before - loop.time()))
             outcome = await self._probe()
             probes_total.add(outcome)
             now = loop.time()
-            if outcome == "unready" and self.away:
-                self._not_before = now + unready.next(now)
+            if outcome == "late" and self.away:
+                self._not_before = now + late.next(now)
                 continue
             self._not_before = now + self._pace.next(now)
             if outcome == "refused":
@@ -131,13 +132,11 @@ class Reach:
                 continue
             if outcome == "answered":
                 self.answered()
-            # Whoever is busy, failing or slow is left to the back-off of each request.
-            self.away = False
-            return
+            return  # who is busy, failing or slow is left to the back-off of each request
 
     async def _probe(self) -> str:
         try:
-            answer = await self._transport.request("GET", PATH, deadline=PROBE_TIMEOUT)
+            await self._transport.request("GET", PATH, deadline=PROBE_TIMEOUT)
         except Unreachable:
             return "refused"
         except ApiError:
@@ -145,12 +144,7 @@ class Reach:
         except Exception:  # a token that cannot be read, say: each request's own failure tells of it, too
             log.exception("the API server cannot be probed")
             return "late"
-        return "answered" if proves_presence(answer.status) else "unready"
-
-
-def proves_presence(status: int) -> bool:
-    """Whether a server that answers with `status` is there and can be asked for more: not while it starts or sheds load."""
-    return status < 500 and status != 429
+        return "answered"
 
 
 _gauges: Gauges[Reach] = Gauges(

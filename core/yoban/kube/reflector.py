@@ -131,6 +131,7 @@ class Reflector:
         self._must_list = True
         self._relisted_at = float("-inf")
         self._short_streak = 0
+        self._before_outage: int | None = None  # failures before the first of those in a row that found nobody
         self._internal_since: float | None = None
         self._label = str(scope.resource)
         lists_total.init(self._label)
@@ -146,17 +147,21 @@ class Reflector:
                 await self._watch()
             except Exception as error:
                 # Whatever it is, a bug in a sink included: a watcher that ends leaves its controller blind for ever.
+                away = isinstance(error, Unreachable)
+                if not away or self._before_outage is None:
+                    self._before_outage = self._backoff.failures if away else None
                 delay = self._after_failure(error)
                 if delay > 0:
-                    await self._rest(delay, away=isinstance(error, Unreachable))
+                    await self._rest(delay)
 
-    async def _rest(self, delay: float, *, away: bool) -> None:
+    async def _rest(self, delay: float) -> None:
         """Wait for `delay` seconds; when nobody was at the server's address, only until somebody is."""
-        if not away:
+        if self._before_outage is None:
             await self._clock.sleep(delay)
         elif await self._client.reach.pause(delay):
-            # What fails now fails for another reason: a server that has just started may refuse for a moment.
-            self._backoff.restart(self._clock.monotonic())
+            # A server that has just started refuses for a moment: that must not meet delays which grew while it was away.
+            self._backoff.forgive(self._before_outage)
+            self._before_outage = None
 
     # -- list ------------------------------------------------------------------------------------------------------
 

@@ -111,14 +111,19 @@ async def test_who_is_there_is_left_to_the_back_off_of_each_request(outcome: Ans
         assert not reach.away
 
 
-async def test_an_outage_that_ends_in_silence_is_no_return() -> None:
-    async with reaching(script := Script(REFUSED, REFUSED, Timeout("late"), OK)) as reach:
-        assert await waits(reach, 30.0) == (False, pytest.approx(30.0))
+@pytest.mark.parametrize("answer", [OK, status_answer(500), status_answer(429), status_answer(403)])
+async def test_any_answer_ends_an_outage(answer: Answer) -> None:
+    """A server that has just started calls itself not ready for a while, and serves requests meanwhile."""
+    async with reaching(script := Script(REFUSED, REFUSED, answer)) as reach:
+        back, seconds = await waits(reach, 30.0)
+        assert back
+        assert seconds < 1
         assert len(script.at) == 3
 
 
-async def test_a_server_that_is_back_but_not_ready_is_asked_less_and_less() -> None:
-    async with reaching(script := Script(REFUSED, *[status_answer(500)] * 5, OK)) as reach:
+async def test_bug_one_probe_that_was_late_ended_the_looking_for_a_server_that_was_away() -> None:
+    """A server that starts on a busy machine accepts connections long before it answers; it is asked less and less."""
+    async with reaching(script := Script(REFUSED, *[Timeout("late")] * 5, OK)) as reach:
         back, seconds = await waits(reach, 60.0)
         assert back
         assert seconds > 10
@@ -137,18 +142,24 @@ async def test_any_request_that_is_answered_says_that_it_is_back(server: FakeApi
     assert not client.reach.away
 
 
-@pytest.mark.parametrize("answer", [status_answer(429, "TooManyRequests"), status_answer(503)])
-async def test_a_busy_answer_says_nothing(server: FakeApiServer, client: Client, answer: Answer) -> None:
-    server.listening = False
-    pause = asyncio.create_task(client.reach.pause(60.0))
-    await asyncio.sleep(0.05)
-    server.listening = True
-    server.fail(answer, times=1)
-    with contextlib.suppress(Exception):
-        await client.create(CONFIG_MAP, {"metadata": {"namespace": "ns", "name": "a"}}, timeout=0.01)
-    await asyncio.sleep(0)
-    assert client.reach.away
-    pause.cancel()
+@pytest.mark.parametrize("answer", [status_answer(429, "TooManyRequests", retry_after=7), status_answer(503)])
+async def test_3_2_6_who_is_told_to_wait_after_a_return_waits(
+    server: FakeApiServer, client: Client, answer: Answer
+) -> None:
+    async with Watching(server, client).run() as w:
+        await asyncio.sleep(20)
+        server.go_away()
+        await asyncio.sleep(60)
+        server.fail(answer, times=2)
+        before = len(server.requests)
+        server.listening = True
+        made(server, "a")
+        await asyncio.sleep(1.3)
+        assert len(server.requests) == before + 1
+        await asyncio.sleep(25)
+        assert w.names() == ["ns/a"], "delays start anew: it was a minute away"
+        times = len(server.requests) - before
+        assert times <= 4
 
 
 async def test_suspicions_cost_no_more_than_a_probe_each_and_about_one_a_second(server: FakeApiServer) -> None:
@@ -197,13 +208,29 @@ async def test_close_ends_the_prober(server: FakeApiServer) -> None:
     await client.close()
 
 
-def test_3_2_7_a_return_restarts_the_back_off_once_in_a_while() -> None:
-    """A server that comes and goes, and fails in between, is backed off from all the same."""
+async def test_3_2_7_a_server_that_comes_and_goes_and_is_busy_in_between_is_backed_off_from(
+    server: FakeApiServer, client: Client
+) -> None:
+    """Only failures to find anybody are forgiven."""
+    async with Watching(server, client).run():
+        await asyncio.sleep(20)
+        server.fail(status_answer(429, "TooManyRequests"), times=10_000)
+        before = len(server.requests)
+        for _ in range(100):
+            server.go_away()
+            await asyncio.sleep(2)
+            server.listening = True
+            await asyncio.sleep(2)
+        assert len(server.requests) - before <= 2 * 16, (
+            "one after each delay that was waited for, and one after each return"
+        )
+
+
+def test_3_2_7_failures_are_forgiven_down_to_what_was_before() -> None:
     backoff = Backoff(BackoffPolicy(), random=lambda: 0.0)
     assert [backoff.next(0.0) for _ in range(3)] == [0.8, 1.6, 3.2]
-    backoff.restart(10.0)
-    assert [backoff.next(10.0) for _ in range(3)] == [0.8, 1.6, 3.2]
-    backoff.restart(20.0)
-    assert backoff.next(20.0) == 6.4
-    backoff.restart(130.0)
-    assert backoff.next(130.0) == 0.8
+    assert backoff.failures == 3
+    backoff.forgive(1)
+    assert backoff.next(1.0) == 1.6
+    backoff.forgive(7)
+    assert backoff.next(2.0) == 3.2
