@@ -1,8 +1,8 @@
-"""A small HTTP/1.1 server: probes, pages for Prometheus, the control API. The little of RFC 9112 that these need.
+"""A small HTTP/1.1 server: probes, pages for Prometheus, the control API. What is on the wire h11 reads and writes.
 
-Guarantees: a request is handed over whole (its body is bounded and has a length) or refused; what is no HTTP, comes too
-slowly or is too large ends its connection; a handler that raises is a 500 and a line in the log. Does not know chunked
-requests (411), compression, ranges or pipelining in parallel; a handler goes on when its caller goes away.
+Guarantees: a request is handed over whole, its body bounded, or refused; what is no HTTP, comes too slowly or is too large
+ends its connection; a handler that raises is a 500 and a line in the log. Does not know compression, ranges or pipelining in
+parallel; a handler goes on when its caller goes away.
 
 Written for what it costs: a general server's imports are 15 MB that each operator and each agent would spend.
 """
@@ -12,13 +12,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import re
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qsl
+
+import h11
 
 log = logging.getLogger(__name__)
 
@@ -27,12 +28,11 @@ LARGEST_HEAD = 16 << 10
 IDLE_SECONDS = 75.0
 """For which a connection may say nothing between two requests."""
 REQUEST_SECONDS = 30.0
-"""For the rest of a request once it has begun, and for an answer to be taken."""
+"""For the rest of a request once its head is there, and for an answer to be taken."""
 HANDSHAKE_SECONDS = 10.0
 STOP_SECONDS = 1.0
 """For requests under way at the stop."""
-_REQUEST_LINE = re.compile(r"([A-Z]+) (/[!-~]*) HTTP/1\.([01])")
-_FIELD = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*(.*?)[ \t]*")
+_VERSIONS = (b"1.0", b"1.1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,47 +68,11 @@ Handler = Callable[[Request], Awaitable[Answer]]
 
 
 class Refused(Exception):
-    """The bytes are no request that is understood here; the connection ends after `status`."""
+    """The bytes are no request that is served here; the connection ends after `status`."""
 
     def __init__(self, status: int, why: str) -> None:
-        super().__init__(why)
+        super().__init__(why[:200])
         self.status = status
-
-
-@dataclass(frozen=True, slots=True)
-class _Head:
-    method: str
-    target: str
-    keep: bool
-    headers: Mapping[str, str]
-    length: int
-
-
-def parse_head(data: bytes, largest_body: int) -> _Head:
-    """Understand a request's head, up to and without the empty line. Raises Refused. Pure."""
-    first, *lines = data.decode("latin-1").split("\r\n")
-    found = _REQUEST_LINE.fullmatch(first)
-    if found is None:
-        raise Refused(400, f"request line {first[:40]!r}")
-    headers: dict[str, str] = {}
-    for line in lines:
-        named = _FIELD.fullmatch(line)
-        if named is None:
-            raise Refused(400, f"header {line[:40]!r}")
-        name = named[1].lower()
-        if name in headers and name in ("content-length", "host"):
-            raise Refused(400, f"two headers {name}")
-        headers[name] = named[2]
-    length = headers.get("content-length", "0")
-    if "transfer-encoding" in headers:
-        raise Refused(411, "a body without a length")
-    if not re.fullmatch("[0-9]{1,18}", length):
-        raise Refused(400, f"content length {length[:40]!r}")
-    if int(length) > largest_body:
-        raise Refused(413, f"{length} bytes of a body")
-    wish = headers.get("connection", "").lower()
-    keep = "keep-alive" in wish if found[3] == "0" else "close" not in wish
-    return _Head(found[1], found[2], keep, headers, int(length))
 
 
 class HttpServer:
@@ -167,32 +131,41 @@ class HttpServer:
         task.add_done_callback(self._tasks.discard)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        wire = h11.Connection(h11.SERVER, max_incomplete_event_size=LARGEST_HEAD)
         try:
             # A caller that goes away, stands still or makes no sense: its connection ends, nobody else is concerned.
-            with contextlib.suppress(OSError, EOFError, TimeoutError):
-                while await self._exchange(reader, writer):
-                    pass
+            with contextlib.suppress(OSError, TimeoutError, h11.ProtocolError):
+                while await self._exchange(wire, reader, writer):
+                    wire.start_next_cycle()
         finally:
             self._idle.discard(_this_task())
             writer.close()
 
-    async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+    async def _exchange(self, wire: h11.Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Serve one request; False when the connection is to end."""
         try:
-            head = await self._head(reader)
+            head = await self._head(wire, reader)
+            if head is None:
+                return False
+            headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in head.headers}
+            if head.http_version not in _VERSIONS:
+                raise Refused(505, "HTTP/1.1 is spoken here")
+            if int(headers.get("content-length", "0")) > self._largest_body:
+                raise self._too_large()
             async with asyncio.timeout(REQUEST_SECONDS):
-                if head.length and head.headers.get("expect", "").lower() == "100-continue":
-                    writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-                body = await reader.readexactly(head.length) if head.length else b""
-        except Refused as error:
-            await _send(writer, Answer(error.status, f"{error}\n".encode()), keep=False)
+                body = await self._body(wire, reader, writer)
+        except h11.RemoteProtocolError as error:
+            await _send(wire, writer, Answer(error.error_status_hint, b"this is no request\n"), keep=False)
             return False
-        path, _, query = head.target.partition("?")
+        except Refused as error:
+            await _send(wire, writer, Answer(error.status, f"{error}\n".encode()), keep=False)
+            return False
+        path, _, query = head.target.decode("latin-1").partition("?")
         request = Request(
-            head.method,
+            head.method.decode("latin-1"),
             path,
             dict(parse_qsl(query, keep_blank_values=True)),
-            head.headers,
+            headers,
             body,
             writer.get_extra_info("peercert"),
         )
@@ -201,34 +174,61 @@ class HttpServer:
         except Exception:
             log.exception("%s %s failed", request.method, request.path)
             answer = Answer(500, b"internal error\n")
-        await _send(writer, answer, keep=head.keep, bare=head.method == "HEAD")
-        return head.keep and self._server is not None and self._server.is_serving()
+        await _send(wire, writer, answer, bare=head.method == b"HEAD")
+        serving = self._server is not None and self._server.is_serving()
+        return serving and wire.our_state is h11.DONE and wire.their_state is h11.DONE
 
-    async def _head(self, reader: asyncio.StreamReader) -> _Head:
+    async def _head(self, wire: h11.Connection, reader: asyncio.StreamReader) -> h11.Request | None:
+        """The next request's head; None when the caller has ended the connection."""
         task = _this_task()
         self._idle.add(task)
         try:
             async with asyncio.timeout(IDLE_SECONDS):
-                data = await reader.readuntil(b"\r\n\r\n")
-        except asyncio.LimitOverrunError:
-            raise Refused(431, "the head is too large") from None
+                found = await _event(wire, reader)
         finally:
             self._idle.discard(task)
-        return parse_head(data[:-4], self._largest_body)
+        return found if isinstance(found, h11.Request) else None
+
+    async def _body(self, wire: h11.Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+        if wire.they_are_waiting_for_100_continue:
+            writer.write(wire.send(h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue")) or b"")
+        body = bytearray()
+        while isinstance(found := await _event(wire, reader), h11.Data):
+            body += found.data
+            if len(body) > self._largest_body:
+                raise self._too_large()
+        return bytes(body)
+
+    def _too_large(self) -> Refused:
+        return Refused(413, f"a body may have {self._largest_body} bytes")
 
 
-async def _send(writer: asyncio.StreamWriter, answer: Answer, *, keep: bool, bare: bool = False) -> None:
-    lines = [
-        f"HTTP/1.1 {answer.status} {HTTPStatus(answer.status).phrase}",
-        f"Content-Length: {len(answer.body)}",
-        *([f"Content-Type: {answer.content_type}"] if answer.body else []),
-        *([] if keep else ["Connection: close"]),
-    ]
-    if answer.status == 204:
-        del lines[1]  # RFC 9110, section 8.6: it must have none
-    head = "".join(f"{line}\r\n" for line in lines).encode("latin-1") + b"\r\n"
+async def _event(wire: h11.Connection, reader: asyncio.StreamReader) -> h11.Event:
+    """The next thing that the caller said. Raises h11.RemoteProtocolError when it is no HTTP, or ends too early."""
+    while (found := wire.next_event()) is h11.NEED_DATA:
+        wire.receive_data(await reader.read(LARGEST_HEAD))
+    assert not isinstance(found, type), "a request is read when the one before is answered"
+    return found
+
+
+async def _send(
+    wire: h11.Connection, writer: asyncio.StreamWriter, answer: Answer, *, keep: bool = True, bare: bool = False
+) -> None:
+    if wire.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+        return
+    # RFC 9110, section 8.6: a 204 must have no length.
+    headers = [] if answer.status == 204 else [("Content-Length", str(len(answer.body)))]
+    if answer.body:
+        headers.append(("Content-Type", answer.content_type))
+    if not keep:
+        headers.append(("Connection", "close"))
+    reason = HTTPStatus(answer.status).phrase.encode()
+    said = [wire.send(h11.Response(status_code=answer.status, headers=headers, reason=reason))]
+    if answer.body and not bare:
+        said.append(wire.send(h11.Data(data=answer.body)))
+    said.append(wire.send(h11.EndOfMessage()))
     async with asyncio.timeout(REQUEST_SECONDS):
-        writer.write(head if bare else head + answer.body)
+        writer.write(b"".join(part for part in said if part))
         await writer.drain()
 
 
