@@ -15,7 +15,7 @@ from yoban_mysql.backup import copy_folder
 from yoban_mysql.gtid import GtidSet
 
 from tests.integration.mysql.archive import Archive, gtids
-from tests.integration.mysql.world import Instance, World, ask
+from tests.integration.mysql.world import Instance, World, ask, hang_up
 
 pytestmark = pytest.mark.server
 REQUEST = BackupRequest("20260101T000000Z-abcdef")
@@ -157,7 +157,7 @@ async def test_failure_16_nothing_of_one_server_only_is_in_it(world: World) -> N
     await ask(app, "CREATE TEMPORARY TABLE passing (n int PRIMARY KEY)")
     await ask(app, "INSERT INTO passing VALUES (1)")
     made = await copy(world.engine, primary.ctx)
-    app.close()
+    hang_up(app)
     paths = [item.path for item, _ in made.items]
     assert "auto.cnf" not in paths
     first = {path.split("/")[0] for path in paths}

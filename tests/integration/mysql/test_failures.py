@@ -40,7 +40,7 @@ from yoban_mysql.gtid import GtidSet
 from yoban_mysql.names import RECOVERY_FILE, RELAY_LOG
 
 from tests.integration.mysql.archive import Archive, add, gtids, restored_rows, rows, started, table
-from tests.integration.mysql.world import Instance, World, ask
+from tests.integration.mysql.world import Instance, World, ask, hang_up
 
 pytestmark = pytest.mark.server
 REQUEST = BackupRequest("20260101T000000Z-abcdef")
@@ -326,7 +326,7 @@ async def test_failure_17_a_damaged_page_fails_the_backup(world: World, form: st
         "INSERT INTO t WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 900)"
         " SELECT i, REPEAT(SHA2(i, 256), 4) FROM n",
     )
-    app.close()
+    hang_up(app)
     await copy(world.engine, primary.ctx)  # every page of a whole server fits
     if "zlib" in form:
         return  # what lies on the disk is no page of the server's
@@ -486,4 +486,4 @@ async def test_failure_31_a_base_backup_holds_accounts_routines_events_and_trigg
     # The application's own account works with the password that the Secret has now.
     app = await made.as_app()
     assert (await ask(app, "SELECT COUNT(*) FROM t"))[0] is not None
-    app.close()
+    hang_up(app)

@@ -21,7 +21,7 @@ from yoban_mysql.gtid import GtidSet
 from yoban_mysql.names import SOCKET
 from yoban_mysql.stopped import executed
 
-from tests.integration.mysql.world import Instance, World, ask, eventually
+from tests.integration.mysql.world import Instance, World, ask, eventually, hang_up
 from tests.integration.servers import ServerUserProcesses
 
 pytestmark = pytest.mark.server
@@ -152,7 +152,7 @@ async def test_semi_synchronous_commits_wait_for_a_replica_and_never_degrade(wor
     async with asyncio.timeout(20):
         await held
     await two.until("SELECT COUNT(*) = 2 FROM app.t")
-    app.close()
+    hang_up(app)
     # What was declared otherwise takes effect at once.
     one.change(durability=Durability())
     await one.care()
@@ -173,7 +173,7 @@ async def test_bug_a_clean_stop_acknowledged_commits_that_no_replica_held(world:
     await one.stop()
     with pytest.raises(asyncmy.errors.Error):
         await held
-    app.close()
+    hang_up(app)
     with pytest.raises(NotReady):
         await world.engine.replication.drained_position(one.ctx)
 
@@ -199,7 +199,7 @@ async def test_bug_a_stop_without_an_agent_acknowledged_commits_that_no_replica_
     one.process.send_signal(command.stop_signals[command.unattended])
     with pytest.raises(asyncmy.errors.Error):
         await held
-    app.close()
+    hang_up(app)
     await one.process.wait()
 
 
@@ -222,7 +222,7 @@ async def test_bug_a_stop_of_a_server_that_did_not_answer_acknowledged_commits_t
     assert await one.process.wait() == -signal.SIGKILL
     with pytest.raises(asyncmy.errors.Error):
         await held
-    app.close()
+    hang_up(app)
 
 
 async def hand_over(old: Instance, new: Instance) -> None:
@@ -261,7 +261,7 @@ async def test_a_switchover_under_load_there_and_back_loses_nothing(world: World
                     await ask(app, "INSERT INTO t VALUES (%s)", number)
                     acknowledged.append(number)
         finally:
-            app.close()
+            hang_up(app)
 
     lines = [(await world.engine.server.status(one.ctx)).line]
     for step, (old, new) in enumerate([(one, two), (two, one), (one, two)], 1):
@@ -431,7 +431,7 @@ async def test_a_replica_keeps_what_it_confirmed_and_had_not_applied_when_it_cra
     await two.run("STOP REPLICA SQL_THREAD")
     for number in range(20):
         await ask(app, "INSERT INTO t VALUES (%s)", number)  # acknowledged: the replica has it, unapplied
-    app.close()
+    hang_up(app)
     assert two.process is not None
     two.process.kill()
     await two.process.wait()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import ssl
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +15,9 @@ from yoban.errors import InvalidInput, NotFound, Unavailable
 from yoban.plugins import Account, Configured, Durability, DurabilityMode, Role, SettingClass, StopMode, TlsFiles
 from yoban_mysql import accounts, settings
 from yoban_mysql.configuration import server_id
-from yoban_mysql.session import Refused, connect
+from yoban_mysql.session import Refused, connect, connect_peer
 
-from tests.integration.mysql.world import Instance, World, ask
+from tests.integration.mysql.world import Instance, World, ask, hang_up
 from tests.integration.servers import make_certificates
 
 pytestmark = pytest.mark.server
@@ -281,7 +283,7 @@ async def test_a_synchronous_primary_without_replicas_gets_its_accounts_answers_
         with pytest.raises(asyncmy.errors.Error):
             await task
     for other in (app, *others):
-        other.close()
+        hang_up(other)
 
 
 async def test_accounts_are_made_once_and_passwords_rotate(world: World) -> None:
@@ -328,6 +330,43 @@ async def test_nobody_gets_in_without_proof(shared: Instance, tls: TlsFiles) -> 
     certified.load_cert_chain(tls.certificate, tls.key)  # of the same authority, with another name
     with pytest.raises(asyncmy.errors.Error, match="Access denied"):
         await asyncmy.connect(**place, user="yoban-replication", password=b"", ssl=certified)
+
+
+@pytest.mark.parametrize("encrypted", [False, True], ids=["socket", "TLS"])
+async def test_bug_a_cancellation_while_connecting_is_never_lost(world: World, encrypted: bool) -> None:
+    """In the moment in which the connection was made it was: what should have ended went on."""
+    one = await world.primary()
+    for steps in range(400):
+        opening = asyncio.create_task(connect_peer(one.ctx, one.peer) if encrypted else connect(one.ctx))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        asked = opening.cancel()
+        done, _ = await asyncio.wait({opening})
+        (task,) = done
+        assert task.cancelled() or not asked, f"after {steps} steps"
+        if not asked:
+            task.result().drop()
+            break
+
+
+@pytest.mark.parametrize("leaves", [False, True], ids=["dropped", "left"])
+async def test_bug_a_connection_to_a_frozen_peer_is_gone_at_once(world: World, leaves: bool) -> None:
+    """It waited for the peer's last word, half a minute, and was collected unclosed by whoever came next."""
+    one = await world.primary()
+    session = await connect_peer(one.ctx, one.peer)
+    descriptor = session._connection._transport.get_extra_info("socket").fileno()
+    assert one.process is not None
+    one.process.send_signal(signal.SIGSTOP)
+    if leaves:
+        await session.leave()
+    else:
+        session.drop()
+    for _ in range(3):
+        await asyncio.sleep(0)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)
+    session.drop()
+    one.process.send_signal(signal.SIGCONT)
 
 
 async def test_certificates_are_loaded_when_they_rotate(world: World) -> None:
