@@ -176,7 +176,7 @@ def test_an_errant_replica_is_rebuilt_with_an_event_that_says_why(steady: Space)
 
 
 @pytest.mark.about("mysql")  # a server of the other keeps what its replicas need
-def test_a_replica_whose_log_is_gone_is_rebuilt_and_the_status_says_why(steady: Space) -> None:
+def test_a_replica_whose_log_is_gone_is_rebuilt_and_status_and_event_say_why(steady: Space) -> None:
     """Its node takes no Pods while the primary is written and loses, by hand, the log that the replica needs."""
     replica = a_replica(steady)
     primary = steady.primary("steady")
@@ -197,10 +197,12 @@ def test_a_replica_whose_log_is_gone_is_rebuilt_and_the_status_says_why(steady: 
     finally:
         steady.kubectl.run("uncordon", node)
     steady.kubectl.wait("pod", f"{replica}-0", lambda v: v["metadata"]["uid"] != uid, deadline=120)
-    # The status tells why. The event of the test before is of the same reason, and counts on with its own words.
     why = f"{replica}: {primary} no longer has the log"
     steady.kubectl.wait("database", "steady", lambda v: why in json.dumps(v.get("status", {})), deadline=120)
     steady.ready("steady", 3)
+    # One of the same reason was told minutes before, of another replica or another break: this has its own words.
+    told = f"{replica} cannot follow: {primary} no longer has the log"
+    assert [text for text in steady.events("ReplicaBroken") if text.startswith(told)]
     assert steady.primary("steady") == primary
     assert steady.on_instance(replica, "SELECT count(*) FROM t").strip() == client.sql("SELECT count(*) FROM t")
 

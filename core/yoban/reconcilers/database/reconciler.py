@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
 from yoban.domain.compliance import Verdict
 from yoban.domain.summary import Fault, fault
@@ -123,6 +124,7 @@ class DatabaseReconciler:
         self._teardown = Teardown(writer, caches, self._instances, operator.namespace)
         self._figures_at: dict[ObjectKey, datetime] = {}
         self._told: dict[ObjectKey, set[str]] = {}
+        self._last_told: dict[ObjectKey, dict[str, Any]] = {}
         self._pulses: dict[ObjectKey, tuple[str, float]] = {}
 
     async def reconcile(self, key: ObjectKey) -> Result | None:
@@ -461,8 +463,10 @@ class DatabaseReconciler:
             self._figures_at[key] = now
         if written:
             log.info("%s: %s", key, wanted["conditions"][0]["message"])
-            for one in tidings(obj.get("status") or {}, wanted):
+            # The cache may still be behind the last write: nothing is told twice.
+            for one in tidings(self._last_told.get(key) or obj.get("status") or {}, wanted):
                 self._event(obj, one.reason, one.note, warning=one.warning)
+            self._last_told[key] = wanted
         return bool(wanted["phase"] == "Running" and not told.faults)
 
     def _tell_problems(self, observed: Observed, numbers: Iterable[int], obj: Obj) -> None:
@@ -492,6 +496,7 @@ class DatabaseReconciler:
         self._catalogues.forget(key)
         self._figures_at.pop(key, None)
         self._told.pop(key, None)
+        self._last_told.pop(key, None)
         self._pulses.pop(key, None)
 
 

@@ -18,7 +18,7 @@ from yoban.plugins.positions import Position
 from yoban.reconcilers.database.ports import Catalogued
 
 from tests.unit.reconcilers.database.keeper import Keeper
-from tests.unit.reconcilers.database.world import World
+from tests.unit.reconcilers.database.world import KEY, World
 
 NAMESPACE = "shop"
 MOMENT = datetime(2026, 1, 1, 0, 0, 7, tzinfo=UTC)
@@ -183,6 +183,21 @@ async def test_failure_4_a_lost_record_is_told_and_the_primary_does_not_stretch_
     assert told["message"] == "terms/2: the record of the newest reign is missing; bring the object back"
     assert world.status["window"]["end"] == "2026-01-01T00:00:12Z", "a restore gets no further"
     assert world.condition()["status"] == "True", "it serves all the same"
+
+
+async def test_a_turn_is_told_once_though_the_cache_is_behind(archiving: World) -> None:
+    world = archiving
+    world.catalogues.found = Catalogued(window(MOMENT), MOMENT, MOMENT)
+    await world.once()
+    world.fill()
+    stale = world.caches.databases.get(KEY)
+    assert stale is not None
+    world.catalogues.found = Catalogued(window(MOMENT), MOMENT, MOMENT, Fault("TermMissing", "it is missing"))
+    await world.once()
+    assert world.events.count("NotRecoverable") == 1
+    world.caches.databases.replace([stale], None)
+    await world.reconciler.reconcile(KEY)
+    assert world.events.count("NotRecoverable") == 1
 
 
 async def test_a_database_without_a_policy_is_not_recoverable(world: World) -> None:

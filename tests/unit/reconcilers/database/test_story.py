@@ -40,6 +40,14 @@ def test_what_nobody_knew_and_is_wrong_is_told_but_not_what_only_begins() -> Non
     assert list(tidings({}, status(Ready=("False", "Progressing")))) == []
 
 
+def test_what_was_asked_for_is_no_warning() -> None:
+    """A switchover: for a moment nobody accepts writes."""
+    under_way = status(Ready=("False", "Progressing"))
+    assert list(tidings(status(Ready=("True", "AllReady")), under_way)) == [
+        Tidings("NotReady", "Progressing: Progressing!")
+    ]
+
+
 def test_nothing_is_told_of_what_is_being_deleted() -> None:
     going = status("db-2", "Deleting", Ready=("False", "Deleting"))
     assert list(tidings(status("db-1", Ready=("True", "AllReady")), going)) == []
