@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -344,8 +345,22 @@ def test_statuses_as_reconcilers_write_them_are_accepted(api, apply):
 
 def test_lists_are_worth_reading(api, apply):
     apply(new("Database", database(), "listed"))
-    heads = api.kubectl("get", "ydb").splitlines()[0].split()
-    assert heads == ["NAME", "ENGINE", "VERSION", "PHASE", "INSTANCES", "PRIMARY", "READY", "REASON", "AGE"]
+    shown = [
+        "NAME",
+        "ENGINE",
+        "VERSION",
+        "PHASE",
+        "INSTANCES",
+        "PRIMARY",
+        "READY",
+        "REASON",
+        "LAG",
+        "RPO",
+        "LAST BACKUP",
+    ]
+    assert re.split(r"  +", api.kubectl("get", "ydb").splitlines()[0].strip()) == [*shown, "AGE"]
+    wide = [*shown, "RESTORABLE FROM", "RESTORABLE TO", "POLICY", "MESSAGE", "AGE"]
+    assert re.split(r"  +", api.kubectl("get", "ydb", "-o", "wide").splitlines()[0].strip()) == wide
     assert "listed" in api.kubectl("get", "yoban")
     for short in ("yos", "ybp", "ybk"):
         assert "error" not in api.kubectl("get", short)

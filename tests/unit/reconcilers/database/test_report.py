@@ -196,6 +196,7 @@ async def test_a_turn_is_told_once_though_the_cache_is_behind(archiving: World) 
     await world.once()
     assert world.events.count("NotRecoverable") == 1
     world.caches.databases.replace([stale], None)
+    world.verdict = Verdict(False, MOMENT, "Late", "late")  # something else to write
     await world.reconciler.reconcile(KEY)
     assert world.events.count("NotRecoverable") == 1
 
