@@ -40,6 +40,7 @@ LONGEST_CHUNK = 8 << 20
 COMPACT_ABOVE = 64
 """Chunks of one segment; then they are joined into one."""
 FIGURES_EVERY = 5.0
+SHORTEST_PAUSE = 0.25
 FAILING_AFTER = 3
 """Failures in a row before it is told: a server that restarts is no store that is down."""
 ROUND_DEADLINE = 120.0
@@ -63,6 +64,7 @@ class Tailer:
         self._instance = instance
         self._shipper = shipper
         self._term = 0
+        self._behind = ""
         self._promotion: Promotion | None = None
         self._recorded: TermRecord | None = None
         self._record_seen_at = 0.0
@@ -133,7 +135,17 @@ class Tailer:
             await self._tell()
             archive = self._instance.document.archive if self._instance.configurations.current is not None else None
             rpo = archive.rpo_seconds if archive is not None else 5.0
-            await asyncio.sleep(min(2.0, max(0.5, rpo / 3)))
+            await self._pause(min(2.0, max(0.5, rpo / 3)))
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait until the next round is due: sooner when what the mark waited for is stored."""
+        shipper, until = self._shipper, time.monotonic() + seconds
+        await asyncio.sleep(min(seconds, SHORTEST_PAUSE))
+        while (left := until - time.monotonic()) > 0:
+            seen = shipper.progress.serial
+            if self._behind and shipper.is_stored(self._behind):
+                return
+            await shipper.progress.wait(seen, left)
 
     def _stores(self) -> bool:
         """There is a tail, and it is ours to store: we reign, the engine keeps a log, and there is a place for it."""
@@ -175,11 +187,12 @@ class Tailer:
                 # The file went while it was read: the shipper has it as a segment, and the next tail tells more.
                 self._shipper.kick.ring()
                 return
-            for name in tail.earlier:
-                if not self._shipper.is_stored(name):
-                    # The shipper is at it; without it the mark would promise what is not there.
-                    self._shipper.kick.ring()
-                    return
+            missing = [name for name in tail.earlier if not self._shipper.is_stored(name)]
+            self._behind = missing[-1] if missing else ""
+            if missing:
+                # The shipper is at it; without it the mark would promise what is not there.
+                self._shipper.kick.ring()
+                return
             await self._note(repository, tail)
 
     async def _record(self, repository: Repository, tail: LogTail) -> None:

@@ -24,7 +24,8 @@ def defaults(facts: ServerFacts) -> dict[str, str]:
         "innodb_buffer_pool_size": str(pool),
         "innodb_redo_log_capacity": str(_between(pool // 2, 128 * MIB, 16 * GIB)),
         "max_connections": "151",
-        "max_binlog_size": str(100 * MIB),
+        # Before a commit in the next file counts as stored, all of this one must be: that takes seconds for a large one.
+        "max_binlog_size": str(32 * MIB),
         "max_allowed_packet": str(64 * MIB),
         "binlog_row_image": "FULL",
         "binlog_transaction_dependency_history_size": "25000",
