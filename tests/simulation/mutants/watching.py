@@ -208,7 +208,7 @@ MUTANTS = (
         "ours, fixed: the back-off outlived an outage",
         return_untold,
         test=(
-            "tests.unit.runtime.test_controller",
+            "tests.unit.runtime.test_outage",
             "test_bug_a_key_waited_out_its_back_off_when_the_api_server_was_back",
         ),
     ),

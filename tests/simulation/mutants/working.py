@@ -119,7 +119,7 @@ def heartbeat() -> Any:
     return replaced(StatusWriter, "write", write)
 
 
-CONTROLLER = "tests.unit.runtime.test_controller"
+CONFIRMATION = "tests.unit.runtime.test_confirmation"
 
 MUTANTS = (
     Mutant("a key is worked on twice at once", "rule 3.4: the workqueue", twice_at_once, ("overlap",)),
@@ -141,13 +141,13 @@ MUTANTS = (
         "a pass that wrote is not confirmed",
         "ours, fixed: made and deleted unseen, or overwritten late",
         unconfirmed,
-        test=(CONTROLLER, "test_bug_what_a_pass_made_was_gone_before_the_cache_ever_showed_it"),
+        test=(CONFIRMATION, "test_bug_what_a_pass_made_was_gone_before_the_cache_ever_showed_it"),
     ),
     Mutant(
         "a pass in between takes the confirmation's place",
         "ours, fixed: made and deleted unseen, or overwritten late",
         confirmation_lost,
-        test=(CONTROLLER, "test_bug_a_pass_in_between_took_the_place_of_the_one_that_confirms"),
+        test=(CONFIRMATION, "test_bug_a_pass_in_between_took_the_place_of_the_one_that_confirms"),
     ),
     Mutant(
         "the finalizer goes when the clean-up failed",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,12 +23,15 @@ from yoban.agent.supervision import Supervision
 from yoban.kube.client import Client
 from yoban.kube.clock import SystemClock
 from yoban.kube.resource import LEASE, POD
-from yoban.model.control import Push
+from yoban.model.control import JobRequest, JobStatus, Push
 from yoban.model.instance import ArchiveDocument, InstanceDocument, LeaseDocument, Member, StoreDocument
 from yoban.plugins import Finished, InstanceContext, Processes, StopMode, hookimpl
 from yoban.plugins.registry import Registry
+from yoban.repository import Repository
 from yoban.testing.apiserver import FakeApiServer
 from yoban.testing.memory_engine import MemoryDriver, MemoryEngine, MemoryRunner
+from yoban.testing.memory_sets import SetsEngine
+from yoban.testing.memory_store import MemoryCloud, MemoryStore
 
 NAMESPACE, DATABASE, INCARNATION = "shop", "orders", "0123456789ab"
 STORE = StoreDocument(provider="memory", bucket="backups")
@@ -280,3 +284,43 @@ def _plugin(provider: Any) -> Any:
         return [provider]
 
     return SimpleNamespace(YOBAN_PLUGIN_API=(1, 0), yoban_object_stores=stores)
+
+
+MakeRig = Callable[..., Rig]
+ENGINES = [MemoryEngine, SetsEngine]
+"""With a log whose names follow from each other, and with one whose do not."""
+
+
+def repository(cloud: MemoryCloud, incarnation: str = INCARNATION) -> Repository:
+    return Repository(MemoryStore(cloud, "backups"), f"{NAMESPACE}/{DATABASE}/{incarnation}")
+
+
+async def role(rig: Rig, agent: Agent) -> str:
+    pod = await rig.client.get(POD, f"{agent.name}-0", NAMESPACE)
+    return str(pod["metadata"]["labels"].get("yoban.dev/role", ""))
+
+
+async def backup(agent: Agent, id: str = "20260101T000000Z-aaaaaa", shipper: str = "") -> JobStatus:
+    agent.jobs.put(id, JobRequest(kind="backup", id=id, shipper=shipper))
+
+    async def ended() -> JobStatus | None:
+        status = await agent.jobs.get(id, 1.0)
+        assert status is not None
+        return status if status.state != "running" else None
+
+    status = await until("the backup ended", ended)
+    assert isinstance(status, JobStatus)
+    return status
+
+
+async def stored(agent: Agent, moment: datetime | None = None) -> None:
+    moment = moment or datetime.now(UTC)
+    await until(
+        "it is stored",
+        lambda: agent.status.archive.window_end is not None and agent.status.archive.window_end > moment,
+    )
+
+
+async def fill(rig: Rig, agent: Agent, count: int, prefix: str = "row") -> None:
+    for number in range(count):
+        await rig.driver.write(agent.context, f"{prefix}-{number}")

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 from yoban.kube.client import Client
+from yoban.kube.informer import Informer
+from yoban.kube.resource import CONFIG_MAP
 from yoban.testing.apiserver import FakeApiServer
 from yoban.testing.clock import LoopClock, VirtualClockLoop
 
@@ -30,3 +32,8 @@ async def server(clock: LoopClock) -> FakeApiServer:
 async def client(server: FakeApiServer) -> AsyncIterator[Client]:
     async with Client(server, random=lambda: 0.5) as client:
         yield client
+
+
+@pytest.fixture
+async def informer(client: Client) -> Informer:
+    return Informer(client, CONFIG_MAP)

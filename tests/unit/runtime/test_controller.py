@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
 from itertools import pairwise
 
 import pytest
 from yoban.errors import DeadlineExceeded
 from yoban.kube.client import Client
-from yoban.kube.errors import TooManyRequests, Unreachable
+from yoban.kube.errors import TooManyRequests
 from yoban.kube.informer import Informer
 from yoban.kube.objects import Obj, owner_reference
-from yoban.kube.ratelimit import RateLimiter
 from yoban.kube.resource import CONFIG_MAP, SECRET, Resource
 from yoban.runtime import (
     INITIAL,
@@ -35,25 +32,9 @@ from yoban.runtime.controller import OUTCOMES, reconciles_total
 from yoban.telemetry.context import reconcile_id
 from yoban.testing.apiserver import FakeApiServer
 
-KEY = ObjectKey("ns", "a")
+from tests.unit.runtime.controllers import KEY, controller, running
+
 WIDGET = Resource("kube.yoban.test", "v1", "widgets", "Widget")
-Reconcile = Callable[[ObjectKey], Awaitable[Result | None]]
-
-
-@contextlib.asynccontextmanager
-async def running(controller: Controller) -> AsyncIterator[None]:
-    task = asyncio.create_task(controller.run())
-    try:
-        yield
-        assert not task.done(), "a worker's trouble never ends the controller"
-    finally:
-        await controller.stop()
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-
-def controller(reconcile: Reconcile, **options: object) -> Controller:
-    return Controller("test", reconcile, limiter=RateLimiter(jitter=0.0), **options)  # type: ignore[arg-type]
 
 
 def counts() -> dict[str, float]:
@@ -351,11 +332,6 @@ def obj(name: str, version: str = "1", **metadata: object) -> Obj:
     return {"metadata": {"namespace": "ns", "name": name, "uid": name, "resourceVersion": version, **metadata}}
 
 
-@pytest.fixture
-async def informer(client: Client) -> Informer:
-    return Informer(client, CONFIG_MAP)
-
-
 async def nothing(key: ObjectKey) -> Result | None:
     return None
 
@@ -517,144 +493,3 @@ async def test_bug_the_queue_of_a_standby_grew_by_every_key_that_came_and_went(i
         assert len(c.queue) == 1
     informer.change(obj("c"))
     assert len(c.queue) == 0, "nor any more"
-
-
-async def test_bug_what_a_pass_made_was_gone_before_the_cache_ever_showed_it(
-    server: FakeApiServer, client: Client, informer: Informer
-) -> None:
-    """The watch is silent while it is made and deleted, and history is gone when it is resumed: no event tells, ever."""
-    passes: list[float] = []
-    loop = asyncio.get_running_loop()
-
-    async def reconcile(key: ObjectKey) -> Result | None:
-        passes.append(loop.time())
-        if informer.get(key) is None:
-            await client.apply(CONFIG_MAP, {"metadata": {"namespace": "ns", "name": key.name}}, field_manager="m")
-        return None
-
-    task = asyncio.create_task(informer.run())
-    await informer.wait_synced()
-    async with running(c := controller(reconcile)):
-        await asyncio.sleep(1)
-        with server.silence():
-            c.enqueue(KEY)
-            await asyncio.sleep(1)
-            server.remove(CONFIG_MAP, "ns", "a")
-            server.compact()
-        await asyncio.sleep(95)
-        assert server.find(CONFIG_MAP, "ns", "a") is not None
-        before = len(server.writes())
-        await asyncio.sleep(1000)
-        assert len(server.writes()) == before, "a pass that finds all well ends it"
-        assert len(passes) <= 4
-        assert c._unconfirmed == {}
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
-
-
-async def test_bug_a_pass_in_between_took_the_place_of_the_one_that_confirms(client: Client) -> None:
-    passes: list[float] = []
-    loop = asyncio.get_running_loop()
-
-    async def reconcile(key: ObjectKey) -> Result | None:
-        passes.append(loop.time())
-        if len(passes) == 1:
-            await client.apply(CONFIG_MAP, {"metadata": {"namespace": "ns", "name": "x"}}, field_manager="m")
-        return None
-
-    async with running(c := controller(reconcile)):
-        c.enqueue(KEY)
-        await asyncio.sleep(10)
-        c.enqueue(KEY)
-        await asyncio.sleep(500)
-    assert [round(at - passes[0]) for at in passes] == [0, 10, 90]
-
-
-async def test_a_failed_pass_that_wrote_is_not_confirmed_before_its_back_off(client: Client) -> None:
-    passes: list[float] = []
-    loop = asyncio.get_running_loop()
-
-    async def reconcile(key: ObjectKey) -> Result | None:
-        passes.append(loop.time())
-        await client.apply(CONFIG_MAP, {"metadata": {"namespace": "ns", "name": "x"}}, field_manager="m")
-        raise Retryable("no", retry_after=300)
-
-    async with running(c := controller(reconcile)):
-        c.enqueue(KEY)
-        await asyncio.sleep(500)
-    assert [round(at - passes[0]) for at in passes] == [0, 300]
-    passes.clear()
-    async with running(c := controller(reconcile, confirm=None)):
-        c.enqueue(KEY)
-        await asyncio.sleep(100)
-    assert len(passes) == 1
-
-
-async def test_bug_a_key_waited_out_its_back_off_when_the_api_server_was_back(
-    server: FakeApiServer, client: Client
-) -> None:
-    """What found no API server for a minute came a minute after it was back; and each pass tried four times."""
-    server.put(CONFIG_MAP, {"metadata": {"namespace": "ns", "name": "a"}})
-    informer = Informer(client, CONFIG_MAP)
-    watching = asyncio.create_task(informer.run())
-    await informer.wait_synced()
-    loop = asyncio.get_running_loop()
-    done: dict[str, list[float]] = {}
-
-    async def reconcile(key: ObjectKey) -> None:
-        try:
-            await client.get(CONFIG_MAP, "a", "ns")
-        except Unreachable as error:
-            raise Retryable("cannot see to it") from error
-        done.setdefault(key.name, []).append(loop.time())
-
-    c = controller(reconcile, workers=4).watches(informer)
-    async with running(c):
-        await asyncio.sleep(30)
-        done.clear()
-        server.go_away()
-        keys = [ObjectKey("ns", f"k{number}") for number in range(40)]
-        for key in keys:
-            c.enqueue(key)
-        await asyncio.sleep(60)
-        assert done == {}
-        assert server.refused <= 60 / 0.8 + 40 * (2 * 4 + 60 / 5 + 2), "few calls while nobody is there"
-        server.listening = True
-        back = loop.time()
-        await asyncio.sleep(2)
-        assert {name: len(times) for name, times in done.items()} == {key.name: 1 for key in keys} | (
-            {"a": 1} if "a" in done else {}
-        )
-        times = sorted(times[0] - back for times in done.values())
-        assert times[-1] <= 1.0 + 0.5 + 0.1
-        assert times[-1] - times[0] >= 0.3, "not all at once"
-        await asyncio.sleep(300)
-        assert all(len(done[key.name]) == 1 for key in keys), "once is enough"
-        assert len(c.queue.limiter) == 0
-    watching.cancel()
-    await asyncio.gather(watching, return_exceptions=True)
-
-
-async def test_a_key_that_failed_for_another_reason_keeps_its_own_back_off(
-    server: FakeApiServer, client: Client
-) -> None:
-    informer = Informer(client, CONFIG_MAP)
-    watching = asyncio.create_task(informer.run())
-    await informer.wait_synced()
-    calls = 0
-
-    async def reconcile(key: ObjectKey) -> None:
-        nonlocal calls
-        calls += 1
-        raise Retryable("the store is away", retry_after=100.0)
-
-    async with running(c := controller(reconcile).watches(informer)):
-        c.enqueue(KEY)
-        await asyncio.sleep(1)
-        server.go_away()
-        await asyncio.sleep(10)
-        server.listening = True
-        await asyncio.sleep(10)
-        assert calls == 1
-    watching.cancel()
-    await asyncio.gather(watching, return_exceptions=True)

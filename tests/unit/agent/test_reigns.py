@@ -1,0 +1,218 @@
+"""Whole agents: who reigns, switchover, and the record of each reign; each against state that is looked at."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from rig import (
+    DATABASE,
+    NAMESPACE,
+    MakeRig,
+    fill,
+    repository,
+    role,
+    stored,
+    until,
+)
+from yoban.agent import decisions, life, tailer
+from yoban.agent.marker import read_marker
+from yoban.errors import Unavailable
+from yoban.kube.resource import LEASE
+from yoban.model.instance import SwitchoverDocument
+from yoban.plugins import InstanceContext, Promotion, Role
+from yoban.testing.memory_store import MemoryCloud
+
+
+async def test_a_lost_record_of_the_reign_is_written_again(
+    make_rig: MakeRig, cloud: MemoryCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it reigns the primary knows what nobody else does: where its log left the one before."""
+    monkeypatch.setattr(tailer, "RECORD_EVERY", 0.2)
+    rig = make_rig()
+    agent = rig.agent()
+    agent.start()
+    await agent.ready()
+    await stored(agent)
+    before = await repository(cloud).terms.all()
+    objects = cloud.buckets["backups"].objects
+    (key,) = [name for name in objects if "/terms/" in name]
+    del objects[key]
+
+    async def again() -> bool:
+        return await repository(cloud).terms.all() == before
+
+    await until("it is there again", again)
+
+
+async def test_a_lease_that_somebody_took_ends_the_server(make_rig: MakeRig) -> None:
+    rig = make_rig(instances=2)
+    agent = rig.agent()
+    agent.start()
+    await agent.ready()
+
+    def stolen(obj: dict[str, Any]) -> None:
+        obj["spec"]["holderIdentity"] = "orders-2"
+        obj["metadata"]["annotations"]["yoban.dev/last-holder"] = "orders-2"
+
+    rig.api.edit(LEASE, NAMESPACE, f"{DATABASE}-primary", stolen)
+    await until("it is not the primary any more", lambda: not agent.parts.ready())
+    await until("it was ended", lambda: agent.supervision.last_exit)
+    exited = agent.supervision.last_exit
+    assert exited is not None
+    assert exited.mode == "immediate"
+
+
+async def test_replicas_and_a_switchover(make_rig: MakeRig, cloud: MemoryCloud) -> None:
+    rig = make_rig(instances=2)
+    first, second = rig.agent(1), rig.agent(2)
+    first.start()
+    second.start()
+    await first.ready()
+    await second.ready()
+    assert await until("labelled", lambda: role(rig, second)) == "replica"
+    await fill(rig, first, 40)
+    rig.change(switchover=SwitchoverDocument(id="a", target="orders-2"))
+
+    async def reigns() -> bool:
+        return await role(rig, second) == "primary"
+
+    await until("the second reigns", reigns)
+    await second.ready()
+    await first.ready()
+    assert len(await rig.driver.read(second.context)) == 40
+    await rig.driver.write(second.context, "after")
+    notes = (await rig.lease())["metadata"]["annotations"]
+    assert notes["yoban.dev/term"] == "2"
+    assert "yoban.dev/successor" not in notes
+    assert "yoban.dev/position" not in notes
+    assert second.status.switchover.state == "done"
+    await until("the first tells it", lambda: first.status.switchover.state == "done")
+    await stored(second)
+    terms = await repository(cloud).terms.all()
+    assert [(term.term, term.instance, term.line, term.parent) for term in terms] == [
+        (1, "orders-1", "1", ""),
+        (2, "orders-2", "2", "1"),
+    ]
+    marker = read_marker(first.context)
+    assert marker is not None
+    assert not marker.reigned
+
+
+async def test_bug_a_reign_was_recorded_with_the_fork_of_an_earlier_one(
+    make_rig: MakeRig, cloud: MemoryCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = make_rig(instances=2)
+    first, second = rig.agent(1), rig.agent(2)
+    first.start()
+    second.start()
+    await first.ready()
+    await second.ready()
+    real, failed = rig.engine.server.configure, False
+
+    async def configure(ctx: InstanceContext, role: Role, *arguments: Any, **more: Any) -> Any:
+        """Fails once, right after the second promotion of the second instance."""
+        nonlocal failed
+        if asked == "c" and not failed and ctx.name == "orders-2" and role is Role.PRIMARY:
+            failed = True
+            raise Unavailable("it does not answer just now")
+        return await real(ctx, role, *arguments, **more)
+
+    monkeypatch.setattr(rig.engine.server, "configure", configure)
+    for asked, agent in (("a", second), ("b", first), ("c", second)):
+        await rig.driver.write(rig.agent(2 if agent is first else 1).context, asked)
+        rig.change(switchover=SwitchoverDocument(id=asked, target=agent.name))
+        await until(f"{agent.name} reigns", lambda agent=agent: agent.parts.life.role == "primary")
+        await first.ready()
+        await second.ready()
+    assert failed
+    await stored(second)
+    terms = await repository(cloud).terms.all()
+    assert [(term.term, term.instance, term.line, term.parent) for term in terms] == [
+        (1, "orders-1", "1", ""),
+        (2, "orders-2", "2", "1"),
+        (3, "orders-1", "3", "2"),
+        (4, "orders-2", "4", "3"),
+    ]
+
+
+async def test_bug_what_the_lease_told_of_another_s_term_was_taken_for_our_own(
+    make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = make_rig()
+    agent = rig.agent()
+    agent.start()
+    await agent.ready()
+    real, told = rig.engine.server.configure, list[int]()
+    reigns = agent.parts.tailer.reigns
+
+    def told_of(term: int, promotion: Promotion | None) -> None:
+        told.append(term)
+        reigns(term, promotion)
+
+    def taken(lease: dict[str, Any]) -> None:
+        lease["spec"]["holderIdentity"] = "orders-9"
+        lease["metadata"]["annotations"]["yoban.dev/term"] = "9"
+
+    async def configure(*arguments: Any, **more: Any) -> Any:
+        done = await real(*arguments, **more)
+        rig.api.edit(LEASE, NAMESPACE, f"{DATABASE}-primary", taken)
+        await agent.parts.lease.refresh()
+        return done
+
+    monkeypatch.setattr(agent.parts.tailer, "reigns", told_of)
+    monkeypatch.setattr(rig.engine.server, "configure", configure)
+    await until("it was ended", lambda: agent.supervision.last_exit)
+    assert 9 not in told
+
+
+async def test_bug_the_lease_was_given_up_while_the_server_still_ran(
+    make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(life, "FORCE_DEADLINE", 0.1)
+    rig = make_rig()
+    agent = rig.agent()
+    agent.start()
+    await agent.ready()
+    real = agent.supervision._call
+
+    async def deaf(verb: str, **fields: Any) -> dict[str, Any]:
+        return {} if verb == "signal" else await real(verb, **fields)
+
+    monkeypatch.setattr(agent.supervision, "_call", deaf)
+    agent.supervision.pod_ends(2.0)
+    await agent.ended()
+    assert (await rig.lease())["spec"]["holderIdentity"] == "orders-1"
+
+
+async def test_a_switchover_to_who_does_not_follow_changes_nothing(make_rig: MakeRig) -> None:
+    rig = make_rig(instances=2)
+    agent = rig.agent()
+    agent.start()
+    await agent.ready()
+    server = agent.supervision.server
+    rig.change(switchover=SwitchoverDocument(id="a", target="orders-2"))
+    await until("it is told", lambda: agent.status.switchover.state == "failed")
+    await asyncio.sleep(0.5)
+    assert agent.supervision.server == server
+    assert agent.parts.ready()
+
+
+async def test_a_successor_that_does_not_come_is_not_waited_for(
+    make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decisions, "TAKE_BACK_AFTER", 1.0)
+    rig = make_rig(instances=2)
+    first, second = rig.agent(1), rig.agent(2)
+    first.start()
+    second.start()
+    await first.ready()
+    await second.ready()
+    # Its agent dies; its server goes on following, so that it looks fit.
+    await second.end()
+    rig.change(switchover=SwitchoverDocument(id="a", target="orders-2"))
+    await until("it was handed over", lambda: first.supervision.last_exit)
+    await first.ready()
+    assert first.status.switchover.state == "failed"
+    assert (await rig.lease())["spec"]["holderIdentity"] == "orders-1"
