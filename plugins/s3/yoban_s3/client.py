@@ -26,7 +26,7 @@ from aiohttp.payload import Payload
 from yoban.plugins import Buffer, StoreConfig
 
 from yoban_s3 import models
-from yoban_s3.provider import ACCESS_KEY, SECRET_KEY, SESSION_TOKEN
+from yoban_s3.declaration import ACCESS_KEY, SECRET_KEY, SESSION_TOKEN
 
 CONNECT_SECONDS = 5.0
 SILENCE_SECONDS = 30.0

@@ -14,13 +14,9 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from urllib.parse import urlsplit
 
 from yoban.errors import InvalidInput
-from yoban.plugins import ObjectStore, ObjectStoreProvider, StoreCapability, StoreConfig
+from yoban.plugins import ObjectStore, ObjectStoreProvider, StoreConfig
 
-ACCESS_KEY = "accessKeyId"
-SECRET_KEY = "secretAccessKey"  # noqa: S105 - the name of an entry, not its content
-SESSION_TOKEN = "sessionToken"  # noqa: S105
-
-CAPABILITIES = frozenset({StoreCapability.CONDITIONAL_PUT, StoreCapability.MULTIPART, StoreCapability.BUCKET_ADMIN})
+from yoban_s3.declaration import ACCESS_KEY, CAPABILITIES, SECRET_KEY
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 

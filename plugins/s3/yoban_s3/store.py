@@ -23,8 +23,8 @@ from yoban.plugins import BucketAdmin, Buffer, ObjectInfo, ObjectStore, Part, St
 
 from yoban_s3.bucket import S3Bucket
 from yoban_s3.client import connected
+from yoban_s3.declaration import CAPABILITIES
 from yoban_s3.failures import code_of, mapped, raise_first
-from yoban_s3.provider import CAPABILITIES
 
 CHUNK = 1 << 20
 _PAGE = 1000
