@@ -44,7 +44,7 @@ WITHOUT_A_CALL_HERE: dict[Rule, str] = {
 BY_CHANCE: dict[Rule, str] = {
     ("yoban.dev", kind, "get"): "read anew when writing a finalizer met a conflict"
     for kind in ("databases", "objectstores", "backups")
-}
+} | {("events.k8s.io", "events", "patch"): "the same words again within minutes are counted on their event"}
 """Rules that some runs of this test need and others do not, each with its reason."""
 
 
