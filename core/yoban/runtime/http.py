@@ -214,8 +214,6 @@ async def _event(wire: h11.Connection, reader: asyncio.StreamReader) -> h11.Even
 async def _send(
     wire: h11.Connection, writer: asyncio.StreamWriter, answer: Answer, *, keep: bool = True, bare: bool = False
 ) -> None:
-    if wire.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
-        return
     # RFC 9110, section 8.6: a 204 must have no length.
     headers = [] if answer.status == 204 else [("Content-Length", str(len(answer.body)))]
     if answer.body:

@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from yoban.kube.errors import Unreachable
 from yoban.kube.events import Recorder
 from yoban.kube.lease import LeaseLock, LeaseLost
 from yoban.kube.resource import CONFIG_MAP, EVENT, LEASE, SECRET
-from yoban.runtime import Controller, Function, Group, HealthServer, Manager, ObjectKey, Result
+from yoban.runtime import Controller, Function, Group, HealthServer, Manager, ObjectKey, Result, looplag
 from yoban.runtime.looplag import LoopLag
 from yoban.runtime.manager import exit_code
 from yoban.testing.apiserver import FakeApiServer
@@ -338,3 +339,20 @@ async def test_watching_for_a_blocked_loop_needs_no_timer() -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_a_loop_without_a_selector_is_looked_at_by_a_timer(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(looplag.asyncio, "get_running_loop", lambda: SimpleNamespace(time=loop.time))
+    lag = LoopLag(warn=0.5, tick=1.0)
+    task = asyncio.create_task(lag.run())
+    await asyncio.sleep(3.5)
+    assert lag.worst == pytest.approx(0)
+    loop._virtual.time += 2.0  # type: ignore[attr-defined]
+    await asyncio.sleep(0.1)
+    assert lag.worst == pytest.approx(1.5), "it was due half a second later"
+    assert "blocked for 1.50 s" in caplog.text
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
