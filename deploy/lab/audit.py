@@ -15,6 +15,8 @@ from typing import Any
 
 import msgspec
 
+from deploy.lab.failure import LabError
+
 WRITES = frozenset(("create", "update", "patch", "delete", "deletecollection"))
 _POD = "authentication.kubernetes.io/pod-name"
 
@@ -125,9 +127,11 @@ class AuditLog:
         return self._file.stat().st_size if self._file.exists() else 0
 
     def since(self, mark: int, user: str = "") -> list[Request]:
-        """The requests of `user`, or of everybody, that were answered since."""
+        """The requests of `user`, or of everybody, that were answered since. Raises LabError when the log was rotated."""
         if not self._file.exists():
             return []
+        if self.mark() < mark:
+            raise LabError("the audit log was rotated meanwhile: what it told is lost")
         with self._file.open("rb") as file:
             file.seek(mark)
             whole = file.read().rpartition(b"\n")[0]

@@ -85,6 +85,7 @@ class World:
             extra=[
                 f"--audit-policy-file={rules}",
                 f"--audit-log-path={log}",
+                "--audit-log-maxsize=8192",  # MB: one that is rotated is not followed
                 "--delete-collection-workers=8",  # for the emptying between runs, which nobody measures
             ],
         )

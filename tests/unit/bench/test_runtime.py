@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 import pytest
 
 from deploy.lab.audit import AuditLog, Request, parse
+from deploy.lab.failure import LabError
 from tests.bench.machine import BenchError
 from tests.bench.runtime import breaking, flames, phases
 from tests.bench.runtime.__main__ import exit_code
@@ -71,6 +72,16 @@ def test_only_whole_lines_of_one_user_after_the_mark_are_read(tmp_path: Path) ->
         more.write(line("patch") + b"\n" + line("get", user="another") + b"\n" + line("delete")[:40])
     assert [r.verb for r in log.since(mark, USER)] == ["patch"]
     assert [r.verb for r in log.since(0, USER)] == ["create", "patch"]
+
+
+def test_bug_requests_of_a_rotated_log_counted_as_none(tmp_path: Path) -> None:
+    file = tmp_path / "audit.log"
+    log = AuditLog(file)
+    file.write_bytes(line("create") + b"\n" + line("patch") + b"\n")
+    mark = log.mark()
+    file.write_bytes(line("create") + b"\n")
+    with pytest.raises(LabError, match="rotated"):
+        log.since(mark, USER)
 
 
 def test_the_policy_logs_the_contestants_and_nobody_else() -> None:
