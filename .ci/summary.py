@@ -1,4 +1,4 @@
-"""Prints what a test run came to: tests by kind, coverage by package, and the closing count.
+"""Prints what a test run came to: tests by kind, coverage by package, each failed test with why, and the closing count.
 
 Reads pytest's JUnit files and coverage's data. The exit code is 1 when the coverage is below the minimum.
 """
@@ -13,6 +13,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 MINIMUM = 90.0  # branch coverage in percent, of core and plugins together
+WHY = 10  # lines of a failure's own words, at most
 KINDS = ("unit", "contract", "simulation", "integration", "e2e", "chaos")
 
 
@@ -46,6 +47,18 @@ def tests(*reports: Path) -> Counter[str]:
             row = "".join(f"{counts[name]:>8}" for name in ("passed", "failed", "skipped"))
             print(f"{kind:<14}{row}{seconds[kind]:>10.1f}")
     return total
+
+
+def failures(*reports: Path) -> list[str]:
+    """Name every failed test with the last words of its traceback that say why, for whoever sees only the end of a log."""
+    lines = []
+    for case in (case for report in reports for case in ElementTree.parse(report).iter("testcase")):
+        for problem in (*case.iter("failure"), *case.iter("error")):
+            lines.append(f"failed: {case.get('classname', '')}::{case.get('name', '')}")
+            words = [line for line in (problem.text or "").splitlines() if line.startswith("E ")]
+            words = words or (problem.get("message") or "").splitlines()
+            lines += [f"    {line[:200]}" for line in words[-WHY:]]
+    return lines
 
 
 def coverage() -> float:
@@ -90,6 +103,8 @@ def main() -> int:
     enough = covered >= MINIMUM
     if not enough:
         print(f"\ncoverage {covered:.1f} % is below {MINIMUM:.0f} %")
+    if failed := failures(*map(Path, sys.argv[1:])):
+        print("", *failed, sep="\n")
     skipped = f", {total['skipped']} skipped" if total["skipped"] else ""
     print(f"\n{total['passed']} passed, {total['failed']} failed{skipped}")
     return 0 if enough else 1

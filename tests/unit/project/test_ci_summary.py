@@ -16,8 +16,12 @@ ROOT = Path(__file__).parents[3]
 JUNIT = """<testsuites><testsuite name="pytest">
 <testcase classname="tests.unit.kube.test_a" name="one" time="0.5"/>
 <testcase classname="tests.unit.kube.test_a" name="two" time="0.25"><skipped/></testcase>
-<testcase classname="tests.e2e.test_b" name="three" time="60"><failure/></testcase>
-<testcase classname="tests.e2e.test_b" name="four" time="1"><error/></testcase>
+<testcase classname="tests.e2e.test_b" name="three" time="60">
+<failure message="short">a line
+E   assert 1 == 2
+E    +  where 1 = f()
+test_b.py:3: AssertionError</failure></testcase>
+<testcase classname="tests.e2e.test_b" name="four" time="1"><error message="no fixture"/></testcase>
 <testcase classname="elsewhere.test_c" name="five" time="1"/>
 </testsuite></testsuites>"""
 
@@ -61,5 +65,13 @@ def test_the_last_line_is_the_count_and_low_coverage_fails(tmp_path: Path, cover
     )  # fmt: skip
     assert done.returncode == code, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1] == "2 passed, 2 failed, 1 skipped"
+    told = done.stdout[done.stdout.index("failed: ") :].splitlines()[:5]
+    assert told == [
+        "failed: tests.e2e.test_b::three",
+        "    E   assert 1 == 2",
+        "    E    +  where 1 = f()",
+        "failed: tests.e2e.test_b::four",
+        "    no fixture",
+    ]
     assert ("is below 90 %" in done.stdout) is not covered
     assert "yoban.thing" in done.stdout
