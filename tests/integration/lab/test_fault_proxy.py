@@ -112,14 +112,14 @@ async def test_answers_html_like_a_load_balancer(client: aiohttp.ClientSession, 
 
 
 async def test_delays(client: aiohttp.ClientSession, proxy: FaultProxy) -> None:
-    proxy.delay(1.5, MAPS)
+    rule = proxy.delay(3.0, MAPS)
     begin = time.monotonic()
+    delayed = asyncio.ensure_future(maps(client))
+    await rule.wait(5)
     await maps(client)
-    first = time.monotonic() - begin
-    begin = time.monotonic()
-    await maps(client)
-    assert first >= 1.5
-    assert time.monotonic() - begin < 1.5
+    assert not delayed.done(), "the one after it is not delayed"
+    await delayed
+    assert time.monotonic() - begin >= 3.0
 
 
 async def test_a_dropped_write_is_never_done(client: aiohttp.ClientSession, proxy: FaultProxy) -> None:

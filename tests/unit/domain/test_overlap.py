@@ -6,8 +6,8 @@ begins after record 22.
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
+from unittest.mock import patch
 
 import pytest
 from yoban.domain.history import History, Mark, StoredBackup, Term
@@ -147,7 +147,7 @@ def test_a_backup_newer_than_the_mark_needs_no_log():
     assert segments(history) == ()
 
 
-def test_a_long_log_costs_no_seconds():
+def test_a_long_log_is_walked_once_however_many_backups_stand_on_it():
     names = [name(1, number % 10000, number) for number in range(10000)]
     many = {"1": line(1, names)}
     history = story(
@@ -156,6 +156,6 @@ def test_a_long_log_costs_no_seconds():
         marks=(mark(1, 1, 9999, names[-1], position="1:1-9999"),),
         backups=tuple(backup(f"b{n}", 10 * n + 1, position=f"1:1-{10 * n + 1}") for n in range(50)),
     )
-    started = time.monotonic()
-    assert len(recoverable(history, ENGINE).backups) == 50
-    assert time.monotonic() - started < 5
+    with patch.object(LOG, "successor", wraps=LOG.successor) as successor:
+        assert len(recoverable(history, ENGINE).backups) == 50
+    assert successor.call_count <= 2 * len(names)
