@@ -48,11 +48,11 @@ def test_some_seeds_keep_all_invariants(first: int) -> None:
         assert outcome.acts > 0, "a world in which nobody does anything proves nothing"
 
 
-@pytest.mark.parametrize("seed", [7, 42])
+@pytest.mark.parametrize("seed", [7, *range(40, 45)])
 def test_a_seed_is_replayed_exactly(seed: int) -> None:
-    """Whatever the order of sets is in that process."""
+    """Whatever the order of sets is in that process: of words by the hash seed, of objects by their places in memory."""
     digests = set()
-    for hash_seed in ("1", "2"):
+    for hash_seed in ("1", "2", "3"):
         found = re.search(r"digest ([0-9a-f]{8})", command("--seed", str(seed), hash_seed=hash_seed).stdout)
         assert found is not None
         digests.add(found[1])

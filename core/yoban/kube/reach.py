@@ -51,7 +51,8 @@ class Reach:
         # The prober is nobody's reconcile, whoever asked for it first: what is logged must not bear that one's name.
         self._context = contextvars.copy_context()
         self._prober: asyncio.Task[None] | None = None
-        self._waiting: set[asyncio.Future[None]] = set()
+        # A dict for its order: who waited first is woken first, and a seeded simulation is replayed exactly.
+        self._waiting: dict[asyncio.Future[None], None] = {}
         self._listeners: list[Callable[[], None]] = []
         self._pace = Backoff(REFUSED, random)
         self._not_before = float("-inf")  # loop time of the next probe at the earliest
@@ -73,7 +74,7 @@ class Reach:
         if self.away:
             self.away = False
             log.info("the API server answers again")
-            for future in self._waiting:
+            for future in tuple(self._waiting):
                 if not future.done():
                     future.set_result(None)
             for listener in tuple(self._listeners):
@@ -85,11 +86,11 @@ class Reach:
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
         future: asyncio.Future[None] = loop.create_future()
-        self._waiting.add(future)
+        self._waiting[future] = None
         try:
             await asyncio.wait({future}, timeout=seconds)
         finally:
-            self._waiting.discard(future)
+            self._waiting.pop(future, None)
         back = future.done()
         if back:
             await asyncio.sleep(min(max(0.0, end - loop.time()), SPREAD * self._random()))

@@ -328,15 +328,16 @@ class Manager:
                     async with asyncio.timeout_at(end):
                         await runnable.stop()
         _, pending = await asyncio.wait(tasks, timeout=max(0.0, end - loop.time()))
-        for task in pending:
+        late = [task for task in tasks if task in pending]
+        for task in late:
             log.error("%s did not stop in time and is cancelled", task.get_name())
-        await _end(list(pending), timeout=1.0)
+        await _end(late, timeout=1.0)
         return not pending
 
 
 async def _end(tasks: Sequence[asyncio.Task[Any]], timeout: float | None = None) -> None:
     """Cancel and await; what ignores its cancellation is left behind after `timeout` seconds."""
-    waiting = {task for task in tasks if not task.done()}
+    waiting = [task for task in tasks if not task.done()]  # in order: a seeded simulation is replayed exactly
     for task in waiting:
         task.cancel()
     if waiting:

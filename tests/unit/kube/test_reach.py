@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -119,6 +120,23 @@ async def test_any_answer_ends_an_outage(answer: Answer) -> None:
         assert back
         assert seconds < 1
         assert len(script.at) == 3
+
+
+async def test_bug_who_waits_was_woken_in_the_order_of_addresses_in_memory() -> None:
+    """A seed of the simulation, replayed, drew the same jitter for other waiters."""
+    woken: list[int] = []
+
+    async def wait(reach: Reach, number: int) -> None:
+        await reach.pause(30.0)
+        woken.append(number)
+
+    draws = itertools.count()  # each is later than the one before
+    reach = Reach(Script(REFUSED, REFUSED, OK), random=lambda: next(draws) / 1000)
+    async with asyncio.TaskGroup() as tasks:
+        for number in range(50):
+            tasks.create_task(wait(reach, number))
+    await reach.close()
+    assert woken == list(range(50))
 
 
 async def test_bug_one_probe_that_was_late_ended_the_looking_for_a_server_that_was_away() -> None:
