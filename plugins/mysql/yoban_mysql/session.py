@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from yoban.errors import AccessDenied, Unavailable, YobanError
 from yoban.plugins import Account, InstanceContext, KeptConnection, Peer
 
+from yoban_mysql import driver
 from yoban_mysql.names import AGENT, REPLICATION_USER, SOCKET
 
 if TYPE_CHECKING:
@@ -180,11 +180,8 @@ async def connect_peer(ctx: InstanceContext, peer: Peer) -> Session:
 async def _open(target: str, *, password: bytes = b"", settings: str | None = None, **place: Any) -> Session:
     # asyncmy and not aiomysql: both speak caching_sha2_password and TLS to 9.7 and close a connection whose query was
     # cancelled; aiomysql turns notes of the server into Python warnings, takes twice as long, and had one release in a year.
-    import asyncmy.connection
-
-    logging.getLogger("asyncmy").setLevel(logging.ERROR)  # it logs notes of the server that are none to anybody
-    driver: Any = asyncmy.connection.Connection  # its types do not tell of the deadline
-    connection = driver(
+    made: Any = driver.load().connection.Connection  # its types do not tell of the deadline
+    connection = made(
         **place,
         password=password,
         charset="utf8mb4",
@@ -204,13 +201,12 @@ async def _open(target: str, *, password: bytes = b"", settings: str | None = No
 @contextlib.contextmanager
 def translated(target: str) -> Iterator[None]:
     """Turn the driver's errors into ours: everything a server can say while it comes and goes is Unavailable."""
-    import asyncmy.errors
-
+    errors = driver.load().errors
     try:
         yield
     except YobanError:
         raise
-    except asyncmy.errors.MySQLError as error:
+    except errors.MySQLError as error:
         number = error.args[0] if error.args and isinstance(error.args[0], int) else 0
         words = str(error.args[-1]) if error.args else type(error).__name__
         if number in DENIED:
