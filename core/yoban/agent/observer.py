@@ -114,7 +114,8 @@ def _summary(observation: Observation) -> tuple[object, ...]:
     status = observation.status
     if status is None:
         return (None, observation.written_at is None)
-    return (status.role, status.accepting, status.upstream, status.line, observation.written_at is None)
+    known = status.received_known
+    return (status.role, status.accepting, status.upstream, known, status.line, observation.written_at is None)
 
 
 def on_the_wire(status: ServerStatus | None) -> ServerState | None:
@@ -130,6 +131,7 @@ def on_the_wire(status: ServerStatus | None) -> ServerState | None:
         line=status.line,
         position=status.position or "",
         received=status.received or "",
+        received_known=status.received_known,
         last_commit=last_commit,
         lag_seconds=status.lag_seconds,
         upstream=status.upstream,

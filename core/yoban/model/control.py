@@ -51,7 +51,7 @@ class ReplicaState(Struct):
 class ServerState(Struct):
     """The server as the agent sees it (`yoban.plugins.ServerStatus` on the wire).
 
-    `received` is "" where it is not known; an older agent does not tell it.
+    `received` is "" where it is not known; an older agent does not tell it. `received_known` is false while it may have more.
     """
 
     role: str = ""
@@ -61,6 +61,7 @@ class ServerState(Struct):
     line: str = ""
     position: str = ""
     received: str = ""
+    received_known: bool = True
     last_commit: datetime | None = None
     lag_seconds: float | None = None
     upstream: bool = False

@@ -78,6 +78,8 @@ class ServerStatus:
         line: line of the log it is on; "" when the engine has no lines.
         position: on a primary the place up to which it is flushed, on others up to which it is replayed.
         received: on a replica the place up to which it has stored the log; None elsewhere.
+        received_known: False while a replica still reads log that it had stored before it was started, and cannot tell yet
+            how far that goes; it may have more than `received` then, and nobody is made a lost primary's heir.
         last_commit: UTC time of the last commit it knows; None when none.
         lag_seconds: on a replica how far behind it is; 0.0 when it has everything; None when unknown.
         upstream: on a replica whether it is connected to its upstream.
@@ -93,6 +95,7 @@ class ServerStatus:
     line: str = ""
     position: Position | None = None
     received: Position | None = None
+    received_known: bool = True
     last_commit: datetime | None = None
     lag_seconds: float | None = None
     upstream: bool = False

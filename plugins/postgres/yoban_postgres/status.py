@@ -65,7 +65,11 @@ select pg_last_wal_receive_lsn()::text as received, pg_last_wal_replay_lsn()::te
        pg_last_xact_replay_timestamp() as last_commit, pg_get_wal_replay_pause_state() = 'paused' as paused,
        w.status = 'streaming' as upstream, w.latest_end_lsn::text as upstream_end, w.received_tli,
        greatest(c.timeline_id, r.min_recovery_end_timeline) as known_line,
-       (select setting::bigint from pg_settings where name = 'wal_segment_size') as segment_bytes
+       (select setting::bigint from pg_settings where name = 'wal_segment_size') as segment_bytes,
+       -- Since its start it has asked for a stream, or waits because all that it has is replayed.
+       pg_last_wal_receive_lsn() is not null or coalesce(
+         (select wait_event in ('RecoveryWalStream', 'RecoveryRetrieveRetryInterval')
+            from pg_stat_activity where backend_type = 'startup'), false) as received_known
   from pg_control_checkpoint() as c, pg_control_recovery() as r left join pg_stat_wal_receiver as w on true
 """
 
@@ -111,6 +115,7 @@ async def observe(connection: Connection, ctx: InstanceContext) -> ServerStatus:
         line=line,
         position=make(line, replayed) if replayed is not None else None,
         received=make(line, received) if received is not None else None,
+        received_known=row["received_known"],
         last_commit=row["last_commit"],
         lag_seconds=_lag(row["upstream_end"] if upstream else None, replayed, row["last_commit"]),
         upstream=upstream,

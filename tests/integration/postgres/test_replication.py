@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from yoban.errors import DeadlineExceeded, NotReady, Unavailable
-from yoban.plugins import Durability, DurabilityMode, Finished, Order, Peer, Role, StopMode
+from yoban.plugins import Durability, DurabilityMode, Finished, Order, Peer, Role, ServerStatus, StopMode
 from yoban_postgres import members
 from yoban_postgres.session import connect_peer
 
@@ -225,6 +225,47 @@ async def test_slots_follow_the_members(world: World) -> None:
         "of_somebody_else",
         "yoban_orders_3",
     ]
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["its source is away", "it has no source"])
+async def test_bug_a_replica_started_anew_told_what_it_had_replayed_as_all_that_it_had(
+    world: World, told: bool
+) -> None:
+    """Until it has replayed what it had stored it says that it may have more, and then how much that was."""
+    one = await world.primary()
+    two = await world.replica(one)
+    await one.run("create table t (n int)")
+    await two.until("select count(*) = 0 from t")
+    await two.run("alter system set recovery_min_apply_delay = '1h'", "select pg_reload_conf()")
+    await one.run("insert into t values (1)")
+    stored = (await one.engine.server.status(one.ctx)).position
+    assert stored is not None
+
+    async def seen() -> ServerStatus:
+        return await one.engine.server.status(two.ctx)
+
+    def reaches(status: ServerStatus) -> bool:
+        return status.received is not None and one.engine.positions.compare(status.received, stored) is not Order.LESS
+
+    async with asyncio.timeout(20):
+        while not reaches(await seen()):
+            await asyncio.sleep(0.05)
+    assert (await seen()).received_known
+    await two.stop()
+    await one.stop()
+
+    await one.engine.server.configure(two.ctx, Role.REPLICA, one.peer if told else None, running=False)
+    (two.ctx.data / "postgresql.auto.conf").write_text("recovery_min_apply_delay = '1h'\n")
+    await two.launch()
+    await two.answers()
+    status = await seen()
+    assert not status.received_known and not reaches(status), status
+    await two.run("alter system reset recovery_min_apply_delay", "select pg_reload_conf()")
+    async with asyncio.timeout(30):
+        while not (status := await seen()).received_known:
+            await asyncio.sleep(0.05)
+    assert reaches(status), status
+    await two.until("select count(*) = 1 from t")
 
 
 async def test_synchronous_commits_wait_for_a_replica_by_name(world: World) -> None:

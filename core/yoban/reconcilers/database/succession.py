@@ -54,8 +54,9 @@ def heir(observed: Observed, membership: Membership, positions: Positions, quiet
             continue
         if agent.server is None or not agent.server.position:
             return None
-        if agent.server.upstream:
-            # It has not noticed yet that its source is gone: what it told may be older than what it has received.
+        if agent.server.upstream or not agent.server.received_known:
+            # It has not noticed yet that its source is gone, or was started anew and still reads what it has: what it told
+            # may be less than what it has received.
             return None
         replayed = agent.server.position
         candidate = Heir(observed.names.instance(number), replayed, agent.server.received or replayed)

@@ -26,10 +26,21 @@ async def orphaned(world: World) -> World:
     return world
 
 
-def at(world: World, number: int, position: str, *, received: str = "", upstream: bool = False, **changes: Any) -> None:
+def at(
+    world: World,
+    number: int,
+    position: str,
+    *,
+    received: str = "",
+    received_known: bool = True,
+    upstream: bool = False,
+    **changes: Any,
+) -> None:
     said = world.agents.said[f"orders-{number}"]
     assert said.server is not None
-    server = msgspec.structs.replace(said.server, position=position, received=received, upstream=upstream)
+    server = msgspec.structs.replace(
+        said.server, position=position, received=received, received_known=received_known, upstream=upstream
+    )
     world.agents.said[f"orders-{number}"] = msgspec.structs.replace(said, server=server, **changes)
 
 
@@ -145,6 +156,17 @@ async def test_an_older_agent_that_does_not_tell_what_it_received_is_judged_by_w
     at(orphaned, 2, "13")
     at(orphaned, 3, "12", received="12")
     await after_the_lease(orphaned)
+    assert successor(orphaned) == "orders-2"
+
+
+async def test_bug_an_instance_that_still_reads_what_it_has_was_judged_by_what_it_had_replayed(orphaned: World) -> None:
+    # A replica that was started anew without a source replays what it had stored before it can tell how much that is.
+    at(orphaned, 2, "10", received="10", received_known=False)
+    at(orphaned, 3, "12", received="12")
+    await after_the_lease(orphaned)
+    assert successor(orphaned) == ""
+    at(orphaned, 2, "15", received="15")
+    await orphaned.once()
     assert successor(orphaned) == "orders-2"
 
 
