@@ -196,7 +196,9 @@ async def test_a_long_statement_is_found_before_the_lock_is_asked_for(world: Wor
     assert len(took) > 1 and max(took) < 30, "no writer waited for the statement"
     long.cancel()
     await asyncio.wait({long})
-    await primary.run(*[f"KILL {app_id}" for app_id in await _asleep(primary)])
+    for asleep in await _asleep(primary):
+        await primary.run(f"KILL {asleep}")
+        await primary.until(f"SELECT COUNT(*) = 0 FROM performance_schema.threads WHERE processlist_id = {asleep}")
     await copy(world.engine, primary.ctx)
     assert left(primary) == ["data"]
 
