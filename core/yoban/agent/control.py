@@ -89,7 +89,7 @@ class Control:
                 if not told:
                     log.warning("no certificates yet: %s", error)
                 told = True
-                await asyncio.sleep(1.0)
+                await asyncio.sleep(1.0)  # a mounted volume tells nobody when its files come
 
     # -- who and how -------------------------------------------------------------------------------------------------
 

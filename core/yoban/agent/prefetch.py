@@ -236,7 +236,7 @@ class Prefetch:
                         reason="StoreUnavailable",
                     ) from error
                 log.warning("fetching %s again: %s", name, error)
-                await asyncio.sleep(1.0)
+                await asyncio.sleep(1.0)  # between two tries: a store tells nobody when it is back
             except NotFound:
                 if name in self._whole:
                     raise _gone(line, name) from None

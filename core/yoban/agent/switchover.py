@@ -80,7 +80,7 @@ async def _link(observer: Observer, target: str) -> ReplicaLink | None:
         link = next((link for link in links if link.name == target), None)
         if link is not None and link.streaming:
             break
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(0.5)  # between two looks: no server tells when a replica connects
     return link
 
 

@@ -74,7 +74,7 @@ class Reach:
         if self.away:
             self.away = False
             log.info("the API server answers again")
-            for future in tuple(self._waiting):
+            for future in self._waiting:
                 if not future.done():
                     future.set_result(None)
             for listener in tuple(self._listeners):
