@@ -60,6 +60,7 @@ class DatabaseFacts:
         faults: what is wrong.
         deleting, paused: state of the object.
         data_lost: the data existed, and no volume has it any more.
+        primary_served: its Pod bears the label by which the Service for writes finds it.
     """
 
     wanted: int
@@ -71,6 +72,7 @@ class DatabaseFacts:
     deleting: bool = False
     paused: bool = False
     data_lost: bool = False
+    primary_served: bool = True
 
 
 def fault(error: BaseException) -> Fault:
@@ -97,7 +99,7 @@ def worst(faults: Sequence[Fault]) -> Fault | None:
 
 
 def database_ready(facts: DatabaseFacts) -> Observation:
-    """Sum up a Database: Ready is true when its primary accepts writes and nothing blocks.
+    """Sum up a Database: Ready is true when its primary accepts writes where applications look for it, and nothing blocks.
 
     Missing replicas alone leave it Ready, with the reason `Degraded`.
     """
@@ -118,6 +120,9 @@ def database_ready(facts: DatabaseFacts) -> Observation:
         reason = "Progressing" if facts.activity else "NoPrimary" if not facts.primary else "PrimaryNotReady"
         text = facts.activity or (f"primary {facts.primary} does not accept writes" if facts.primary else "no primary")
         return Observation("Ready", Truth.FALSE, reason, f"{text}; {count}")
+    if not facts.primary_served:
+        text = f"primary {facts.primary} accepts writes, but has not its label yet, by which the Service for writes finds it"
+        return Observation("Ready", Truth.FALSE, "PrimaryNotServed", f"{text}; {count}")
     if facts.paused:
         return Observation("Ready", Truth.TRUE, "Paused", f"{count}; the operator changes nothing while it is paused")
     if first is not None:

@@ -107,6 +107,7 @@ def _status(cached: Obj, told: Told, now: datetime) -> dict[str, Any]:
         ready=len(ready),
         primary=observed.names.instance(primary) if observed is not None and primary is not None else "",
         primary_ready=primary in ready,
+        primary_served=observed is not None and primary is not None and observed.labelled(primary) == "primary",
         activity=activity,
         faults=faults,
         deleting=told.deleting,

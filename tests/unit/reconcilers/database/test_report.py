@@ -12,7 +12,7 @@ from yoban.domain.summary import Fault
 from yoban.errors import DeadlineExceeded, NotReady, Retryable, Unavailable
 from yoban.kube.resource import LEASE, POD
 from yoban.model.control import AgentStatus, ArchiveState, Problem, Progress
-from yoban.model.instance import LEASE_LAST_HOLDER
+from yoban.model.instance import LEASE_LAST_HOLDER, ROLE_LABEL
 from yoban.plugins import Capability, Window
 from yoban.plugins.positions import Position
 from yoban.reconcilers.database.ports import Catalogued
@@ -308,6 +308,18 @@ async def test_bug_one_look_that_a_server_did_not_answer_took_its_role_from_the_
         say(world, number, server=None)
     await world.once()
     assert {one["name"]: one["role"] for one in world.status["instances"]} == roles
+
+
+async def test_bug_ready_was_told_before_the_service_for_writes_led_to_the_primary(world: World) -> None:
+    world.make(instances=1)
+    await world.settle()
+    for role, truth, reason in (("", "False", "PrimaryNotServed"), ("primary", "True", "AllReady")):
+        label = {ROLE_LABEL: role}
+        world.server.edit(
+            POD, NAMESPACE, "orders-1-0", lambda pod, label=label: pod["metadata"]["labels"].update(label)
+        )
+        await world.once()
+        assert (world.condition()["status"], world.condition()["reason"]) == (truth, reason)
 
 
 async def test_an_agent_that_is_silent_is_unknown(world: World) -> None:
