@@ -121,8 +121,8 @@ def database_ready(facts: DatabaseFacts) -> Observation:
         text = facts.activity or (f"primary {facts.primary} does not accept writes" if facts.primary else "no primary")
         return Observation("Ready", Truth.FALSE, reason, f"{text}; {count}")
     if not facts.primary_served:
-        text = f"primary {facts.primary} accepts writes, but has not its label yet, by which the Service for writes finds it"
-        return Observation("Ready", Truth.FALSE, "PrimaryNotServed", f"{text}; {count}")
+        text = f"the Service for writes does not find primary {facts.primary} yet, whose Pod has not its label; {count}"
+        return Observation("Ready", Truth.FALSE, "PrimaryNotServed", text)
     if facts.paused:
         return Observation("Ready", Truth.TRUE, "Paused", f"{count}; the operator changes nothing while it is paused")
     if first is not None:
