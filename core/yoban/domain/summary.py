@@ -121,8 +121,10 @@ def database_ready(facts: DatabaseFacts) -> Observation:
         text = facts.activity or (f"primary {facts.primary} does not accept writes" if facts.primary else "no primary")
         return Observation("Ready", Truth.FALSE, reason, f"{text}; {count}")
     if not facts.primary_served:
-        text = f"the Service for writes does not find primary {facts.primary} yet, whose Pod has not its label; {count}"
-        return Observation("Ready", Truth.FALSE, "PrimaryNotServed", text)
+        lacks = f"Pod of primary {facts.primary} has not its label; {count}"
+        return Observation(
+            "Ready", Truth.FALSE, "PrimaryNotServed", f"the Service for writes finds no primary yet: the {lacks}"
+        )
     if facts.paused:
         return Observation("Ready", Truth.TRUE, "Paused", f"{count}; the operator changes nothing while it is paused")
     if first is not None:

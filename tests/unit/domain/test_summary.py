@@ -26,7 +26,12 @@ WORSE = Fault("SettingRefused", "a setting cannot be", "remove it", terminal=Tru
         (DatabaseFacts(3, 0, activity="restoring 40 %"), "False", "Progressing", "restoring 40 %"),
         (DatabaseFacts(3, 2), "False", "NoPrimary", "no primary; 2 of 3"),
         (DatabaseFacts(3, 2, "db-1"), "False", "PrimaryNotReady", "does not accept writes"),
-        (DatabaseFacts(3, 3, "db-1", True, primary_served=False), "False", "PrimaryNotServed", "Pod has not its label"),
+        (
+            DatabaseFacts(3, 3, "db-1", True, primary_served=False),
+            "False",
+            "PrimaryNotServed",
+            "db-1 has not its label",
+        ),
         (DatabaseFacts(3, 3, "db-1", True, paused=True), "True", "Paused", "changes nothing"),
         (DatabaseFacts(3, 3, "db-1", True, faults=(BAD,)), "True", "Degraded", "check it"),
         (DatabaseFacts(3, 3, "db-1", True, faults=(BAD, WORSE)), "False", "SettingRefused", "remove it (and 1 more)"),
