@@ -168,7 +168,9 @@ class FakeAgents(Agents):
                     await self._news(agent, wait)
                 return agent.status
             case "PUT", "document":
-                agent.pushed.append(msgspec.json.decode(data, type=Push))
+                pushed = msgspec.json.decode(data, type=Push)
+                agent.pushed.append(pushed)
+                agent.say(generation=pushed.document.generation, revision=pushed.document.revision)
                 return None
             case "PUT", "jobs":
                 if uid not in agent.jobs:
