@@ -28,6 +28,19 @@ REWIND_FUNCTIONS = (
 )
 """What a former primary needs of its successor to rejoin (documented for the program that rewinds)."""
 
+UNLOGGED = {
+    "log_statement": "none",
+    "log_min_duration_statement": "-1",
+    "log_min_duration_sample": "-1",
+    "log_transaction_sample_rate": "0",
+    "log_min_error_statement": "panic",
+    "log_parameter_max_length_on_error": "0",
+    "debug_print_parse": "off",
+    "debug_print_rewritten": "off",
+    "debug_print_plan": "off",
+}
+"""Settings of a session that changes accounts: verifiers of passwords stay out of the server's log."""
+
 _ROLE = "select rolpassword, rolcanlogin, rolsuper, rolreplication from pg_authid where rolname = $1"
 
 
@@ -74,7 +87,7 @@ async def apply(connection: asyncpg.Connection[asyncpg.Record], changes: Sequenc
     """Make the changes, in order; return what was changed. A database takes its time: its files are copied.
 
     Args:
-        connection: superuser on the primary, in the database `postgres`, with time for each statement.
+        connection: superuser on the primary, in the database `postgres`, with time for each statement, `UNLOGGED`.
         changes: as planned just before.
     """
     from asyncpg import DuplicateDatabaseError, DuplicateObjectError, UniqueViolationError

@@ -41,6 +41,7 @@ from yoban_postgres import contents, controlfile
 from yoban_postgres.lsn import PAGE, parse_lsn, segment_before
 from yoban_postgres.positions import line_name, make
 from yoban_postgres.session import Kept, connect, translated
+from yoban_postgres.status import data_bytes
 
 if TYPE_CHECKING:
     import asyncpg
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 APPLICATION = "yoban-backup"
 START_DEADLINE = 600.0
 STOP_DEADLINE = 300.0
+SIZE_DEADLINE = 30.0
 MOST_RUNNING = 500
 _REREADS = 5
 _PAUSE = 0.02
@@ -63,8 +65,7 @@ select pg_is_in_recovery() as replica, clock_timestamp() as now,
             then (select lpad(upper(to_hex(timeline_id)), 8, '0') from pg_control_checkpoint())
             else substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8) end as line,
        (select setting::bigint from pg_settings where name = 'wal_segment_size') as segment_bytes,
-       current_setting('data_checksums') = 'on' as checksums,
-       (select coalesce(sum(pg_database_size(oid)), 0)::bigint from pg_database) as bytes
+       current_setting('data_checksums') = 'on' as checksums
 """
 
 _END = """
@@ -106,10 +107,11 @@ async def _session(ctx: InstanceContext, request: BackupRequest) -> AsyncIterato
         with translated(ctx):
             row = await connection.fetchrow(_BEGIN, timeout=60)
             assert row is not None
+            total = await data_bytes(connection, timeout=SIZE_DEADLINE)
             # Fast: the checkpoint is not spread over minutes.
             start = "pg_backup_start($1, true)" if row["major"] >= 15 else "pg_start_backup($1, true, false)"
             place = await connection.fetchval(f"select {start}::text", request.id, timeout=START_DEADLINE)
-        yield PostgresSession(ctx, connection, row, place)
+        yield PostgresSession(ctx, connection, row, place, total)
     finally:
         # Ends backup mode if it was not ended; never waits for a server that hangs.
         connection.terminate()
@@ -120,14 +122,16 @@ class PostgresSession(BackupSession):
 
     inspect_block = PAGE
 
-    def __init__(self, ctx: InstanceContext, connection: Connection, row: asyncpg.Record, place: str) -> None:
+    def __init__(
+        self, ctx: InstanceContext, connection: Connection, row: asyncpg.Record, place: str, total: int
+    ) -> None:
         self._ctx = ctx
         self._connection = connection
         self._row = row
         self._start = parse_lsn(place)
         self._lock = threading.Lock()
         self._excused: list[tuple[str, int, int]] = []
-        self.total_bytes = int(row["bytes"])
+        self.total_bytes = total
         self.begin = BackupBegin(
             position=make(row["line"], place),
             line=row["line"],

@@ -24,7 +24,7 @@ from yoban_postgres.names import (
     USER_CONF,
     slot_name,
 )
-from yoban_postgres.settings import LOG_BOUND, MIB, SERVER_DEFAULTS, size_in_bytes
+from yoban_postgres.settings import LOG_BOUND, MIB, SERVER_DEFAULTS, conflicts_with_synchronous, size_in_bytes
 
 IDENT_MAP = "yoban"
 HEADER = "# Written by the agent; changes are overwritten. Settings belong to the Database.\n"
@@ -99,7 +99,12 @@ def recovery_text(settings: Mapping[str, str]) -> str:
 
 
 def fixed_settings(
-    ctx: InstanceContext, role: Role, upstream: Peer | None, version: int, floor: Mapping[str, str]
+    ctx: InstanceContext,
+    role: Role,
+    upstream: Peer | None,
+    version: int,
+    effective: Mapping[str, str],
+    floor: Mapping[str, str],
 ) -> dict[str, str]:
     """Return what we fix for a role.
 
@@ -108,6 +113,7 @@ def fixed_settings(
         role: role to configure for.
         upstream: whom a replica follows.
         version: major version.
+        effective: the user's settings in force.
         floor: settings that a replica or a recovery must not have lower than the log demands, already decided.
     """
     restore = shell_command((*ctx.ask, "restore"), "%f", "%p")
@@ -146,6 +152,9 @@ def fixed_settings(
         "logging_collector": "off",
         **floor,
     }
+    if ctx.durability.mode is DurabilityMode.SYNCHRONOUS and conflicts_with_synchronous(effective):
+        # In force from a time when it was allowed: a conflict that is told must not be acted on meanwhile.
+        found["synchronous_commit"] = "on"
     if role is Role.REPLICA and upstream is not None:
         found["primary_conninfo"] = conninfo(ctx, upstream, application_name=ctx.name)
         found["primary_slot_name"] = slot_name(ctx.name)

@@ -1,20 +1,22 @@
 """Applies the configuration of one instance: checks, writes, reloads.
 
-Guarantees: a setting that the server would reject changes nothing of the user's settings in force; what an instance needs
-for its role is written all the same. A reload that was asked for and lost (the agent was replaced in between) is asked for
-again. Signal files are only touched while the server is stopped.
+Guarantees: a setting that the server would reject changes nothing of the user's settings in force, and is left out where
+none are in force yet; what an instance needs for its role is written all the same. A reload that was asked for and lost
+(the agent was replaced in between) is asked for again, and certificates that were replaced are loaded. Signal files are
+only touched while the server is stopped.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import pwd
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from yoban.plugins import Configured, DurabilityMode, InstanceContext, Peer, Role, SettingProblem
+from yoban.plugins import Configured, DurabilityMode, InstanceContext, Peer, Role, ServerFacts, SettingProblem
 from yoban.plugins.files import remove_file, replace_file
 
 from yoban_postgres import catalogue, controldata
@@ -32,6 +34,7 @@ from yoban_postgres.names import (
     AUTO_CONF,
     HBA_CONF,
     IDENT_CONF,
+    LOADED_TLS,
     MAIN_CONF,
     RECOVERY_CONF,
     RECOVERY_SIGNAL,
@@ -39,7 +42,7 @@ from yoban_postgres.names import (
     USER_CONF,
 )
 from yoban_postgres.session import Kept
-from yoban_postgres.settings import conflicts_with_synchronous, contradictions, problem_with
+from yoban_postgres.settings import conflicts_with_synchronous, contradictions, defaults, problem_with
 
 _SETTING = re.compile(r"^([A-Za-z_][\w.$]*) = '(.*)'$")
 _RELOAD_WAIT = 3.0
@@ -51,17 +54,17 @@ UNREPORTED = ("recovery_target%", "log_directory", "log_filename", "log_rotation
 
 
 @dataclass(frozen=True, slots=True)
-class _Rejection:
+class _Answer:
     settings: Mapping[str, str]
-    problems: tuple[SettingProblem, ...]
+    rejected: Mapping[str, str]
 
 
 class Configuration:
-    """Applies configurations. Remembers the last rejection, so that it is not checked again every few seconds."""
+    """Applies configurations. Remembers what the program rejects, so that it is not asked again every few seconds."""
 
     def __init__(self, kept: Kept) -> None:
         self._kept = kept
-        self._rejection: dict[str, _Rejection] = {}
+        self._answers: dict[str, _Answer] = {}
         self._control: dict[str, tuple[tuple[int, int], controldata.ControlData]] = {}
 
     async def apply(self, ctx: InstanceContext, role: Role, upstream: Peer | None, *, running: bool) -> Configured:
@@ -69,13 +72,17 @@ class Configuration:
         version = int(ctx.version.split(".")[0])
         wanted = {**_locale_settings(ctx), **ctx.settings}
         present = await asyncio.to_thread(_read_settings, ctx, USER_CONF)
-        problems: tuple[SettingProblem, ...] = ()
+        found = _plain_problems(ctx, wanted)
         if present != wanted:
-            problems = await self._problems(ctx, wanted)
-        effective = wanted if not problems else (present or {})
+            found |= await self._rejected(ctx, {name: value for name, value in wanted.items() if name not in found})
+        problems = tuple(SettingProblem(name, found[name]) for name in sorted(found))
+        effective = wanted if not problems else present
+        if effective is None:
+            effective = await _without(ctx, wanted, found)
+        accepted = not problems or present is None
         floor = await self._raised(ctx, role, effective)
-        fixed = fixed_settings(ctx, role, upstream, version, floor)
-        changed, written = await asyncio.to_thread(self._write, ctx, role, effective, not problems, fixed, running)
+        fixed = fixed_settings(ctx, role, upstream, version, effective, floor)
+        changed, written = await asyncio.to_thread(self._write, ctx, role, effective, accepted, fixed, running)
         pending: tuple[str, ...] = ()
         if running:
             await self._reload(ctx, force=written)
@@ -83,21 +90,12 @@ class Configuration:
         changed -= set(pending)
         return Configured(tuple(sorted(changed)), pending, problems)
 
-    async def _problems(self, ctx: InstanceContext, wanted: Mapping[str, str]) -> tuple[SettingProblem, ...]:
-        last = self._rejection.get(str(ctx.data))
-        if last is not None and last.settings == wanted:
-            return last.problems
-        found = {name: problem for name, value in wanted.items() if (problem := problem_with(name, value, ctx.memory))}
-        found |= contradictions(wanted)
-        if ctx.durability.mode is DurabilityMode.SYNCHRONOUS:
-            found |= conflicts_with_synchronous(wanted)
-        found |= await catalogue.rejected(ctx, {name: value for name, value in wanted.items() if name not in found})
-        problems = tuple(SettingProblem(name, found[name]) for name in sorted(found))
-        if problems:
-            self._rejection[str(ctx.data)] = _Rejection(dict(wanted), problems)
-        else:
-            self._rejection.pop(str(ctx.data), None)
-        return problems
+    async def _rejected(self, ctx: InstanceContext, settings: Mapping[str, str]) -> Mapping[str, str]:
+        last = self._answers.get(str(ctx.data))
+        if last is None or last.settings != settings:
+            last = _Answer(settings, await catalogue.rejected(ctx, settings))
+            self._answers[str(ctx.data)] = last
+        return last.rejected
 
     async def _raised(self, ctx: InstanceContext, role: Role, effective: Mapping[str, str]) -> dict[str, str]:
         """What the data demands: sizes of at least two segments, and for replay what the log was written with."""
@@ -136,6 +134,7 @@ class Configuration:
         ):
             written.append(replace_file(auto, HEADER))
         if not running:
+            replace_file(ctx.run / LOADED_TLS, _certificates(ctx))
             if role is not Role.RECOVERY:
                 remove_file(ctx.data / RECOVERY_SIGNAL)
             if role is Role.REPLICA:
@@ -144,16 +143,18 @@ class Configuration:
                 remove_file(ctx.data / STANDBY_SIGNAL)
         if role is not Role.RECOVERY:
             remove_file(ctx.data / RECOVERY_CONF)
-        after = {**(effective if effective else {}), **fixed}
+        after = {**effective, **fixed}
         changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
         return changed, any(written)
 
     async def _reload(self, ctx: InstanceContext, *, force: bool) -> None:
         files = [ctx.data / name for name in (MAIN_CONF, USER_CONF, AUTO_CONF, HBA_CONF, IDENT_CONF)]
         newest = await asyncio.to_thread(lambda: max(file.stat().st_mtime for file in files if file.exists()))
+        certificates, known = await asyncio.to_thread(lambda: (_certificates(ctx), _loaded_certificates(ctx)))
+        rotated = bool(certificates) and certificates != known
         async with self._kept.use(ctx) as connection:
             loaded = await connection.fetchval("select extract(epoch from pg_conf_load_time())::float8")
-            if not force and loaded >= newest + _CLOCK_GRAIN:
+            if not force and not rotated and loaded >= newest + _CLOCK_GRAIN:
                 return
             await connection.fetchval("select pg_reload_conf()")
             try:
@@ -163,6 +164,9 @@ class Configuration:
             except TimeoutError:
                 # The next call sees that the files are newer than what is loaded, and asks again.
                 connection.terminate()
+                return
+        if rotated:
+            await asyncio.to_thread(replace_file, ctx.run / LOADED_TLS, certificates)
 
     async def _pending(self, ctx: InstanceContext) -> tuple[str, ...]:
         async with self._kept.use(ctx) as connection:
@@ -179,6 +183,48 @@ def _locale_settings(ctx: InstanceContext) -> dict[str, str]:
     return {"lc_messages": "C", **dict.fromkeys(names, locale), "default_text_search_config": "pg_catalog.english"}
 
 
+def _plain_problems(ctx: InstanceContext, wanted: Mapping[str, str]) -> dict[str, str]:
+    """What shows without a server. It depends on more than the settings, so it is looked at every time."""
+    found = {name: problem for name, value in wanted.items() if (problem := problem_with(name, value, ctx.memory))}
+    found |= contradictions(wanted)
+    if ctx.durability.mode is DurabilityMode.SYNCHRONOUS:
+        found |= conflicts_with_synchronous(wanted)
+    return found
+
+
+async def _without(ctx: InstanceContext, wanted: Mapping[str, str], found: Mapping[str, str]) -> dict[str, str]:
+    """Return what to start with when some settings are wrong and none are in force yet: our defaults in their place."""
+    wrong = {name.lower() for name in found}
+    facts = ServerFacts(ctx.version, ctx.memory, ctx.cpus, len(ctx.peers) + 1)
+    ours = {**_locale_settings(ctx), **defaults(facts)}
+    instead = {name: value for name, value in ours.items() if name in wrong}
+    if instead:
+        unfit = await catalogue.rejected(ctx, instead)
+        instead = {name: value for name, value in instead.items() if name not in unfit}
+    left = {name: value for name, value in wanted.items() if name.lower() not in wrong} | instead
+    while more := {name.lower() for name in contradictions(left)}:
+        left = {name: value for name, value in left.items() if name.lower() not in more}
+    return left
+
+
+def _certificates(ctx: InstanceContext) -> str:
+    """Return a digest of what the server loads; "" while a file is missing."""
+    digest = hashlib.sha256()
+    try:
+        for path in (ctx.tls.ca, ctx.tls.certificate, ctx.tls.key):
+            digest.update(path.read_bytes())
+    except FileNotFoundError:
+        return ""
+    return digest.hexdigest() + "\n"
+
+
+def _loaded_certificates(ctx: InstanceContext) -> str:
+    try:
+        return (ctx.run / LOADED_TLS).read_text()
+    except FileNotFoundError:
+        return ""
+
+
 def _os_users(ctx: InstanceContext) -> set[str]:
     return {pwd.getpwuid(uid).pw_name for uid in {os.geteuid(), os.getuid()}}
 
@@ -190,7 +236,7 @@ def _read_settings(ctx: InstanceContext, file: str) -> dict[str, str] | None:
     except FileNotFoundError:
         return None
     found: dict[str, str] = {}
-    for line in text.splitlines():
+    for line in text.split("\n"):
         match = _SETTING.match(line)
         if match and not match[1].startswith("include"):
             found[match[1]] = match[2].replace("''", "'").replace("\\\\", "\\")

@@ -23,6 +23,8 @@ REACHED_FILE = "yoban-reached.json"
 """Where a recovery stopped, noted before the server leaves it."""
 RECOVERY_LOG = "recovery.log"
 """The server's log during a recovery, in the run folder."""
+LOADED_TLS = "loaded-tls"
+"""In the run folder: which certificates the server has loaded."""
 
 SLOT_PREFIX = "yoban_"
 

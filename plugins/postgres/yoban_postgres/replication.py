@@ -24,7 +24,7 @@ from yoban_postgres.names import REACHED_FILE, RECOVERY_CONF
 from yoban_postgres.positions import line_name, make
 from yoban_postgres.server import clear, complete, making_folder, tablespace_folder, wal_folder
 from yoban_postgres.session import Kept, connect, connect_peer, translated
-from yoban_postgres.status import newest_line
+from yoban_postgres.status import data_bytes, newest_line
 from yoban_postgres.walrecord import end_of
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 CLONE_DEADLINE = 7 * 86400.0
 REWIND_DEADLINE = 6 * 3600.0
 CHECKPOINT_WAIT = 1.0
+SIZE_DEADLINE = 3.0
 _MEASURE = 2.0
 
 _UPSTREAM = """
@@ -74,6 +75,7 @@ class PostgresReplication(Replication):
         for oid, location in spaces:
             old, new = _mapped(location), _mapped(str(tablespace_folder(ctx) / oid))
             words.append(f"--tablespace-mapping={old}={new}")
+        copied = 0
         copying = asyncio.create_task(ctx.processes.run(words, deadline=CLONE_DEADLINE))
         try:
             roots = [folder for folder in (making, wal_folder(ctx), tablespace_folder(ctx)) if folder is not None]
@@ -101,6 +103,7 @@ class PostgresReplication(Replication):
             complete(ctx, making)
 
         await asyncio.to_thread(finish)
+        total = total or copied
         progress(total, total)
 
     async def prepare_follow(self, ctx: InstanceContext, upstream: Peer) -> BrokenReplica | None:
@@ -118,11 +121,19 @@ class PostgresReplication(Replication):
             return None
         if way is follow.Way.REBUILD:
             return BrokenReplica(why, rebuild=True)
+        source = conninfo(
+            ctx,
+            upstream,
+            dbname="postgres",
+            application_name="yoban-rewind",
+            # It turns the other limits of its session off by itself.
+            options="-c idle_session_timeout=0",
+        )
         done = await ctx.processes.run(
             [
                 binaries.program(ctx, "pg_rewind"),
                 f"--target-pgdata={ctx.data}",
-                f"--source-server={conninfo(ctx, upstream, dbname='postgres', application_name='yoban-rewind')}",
+                f"--source-server={source}",
                 "--restore-target-wal",
             ],
             deadline=REWIND_DEADLINE,
@@ -210,13 +221,11 @@ class PostgresReplication(Replication):
         return make(line, end)
 
     async def _donor(self, ctx: InstanceContext, donor: Peer) -> tuple[int, list[tuple[str, str]], str]:
-        """Bytes in all, tablespaces, and the slot that is reserved for us from now on."""
+        """Bytes in all (0 when unknown), tablespaces, and the slot that is reserved for us from now on."""
         connection = await connect_peer(ctx, donor)
         try:
             with translated(ctx, donor):
-                total = await connection.fetchval(
-                    "select coalesce(sum(pg_database_size(oid)), 0)::bigint from pg_database"
-                )
+                total = await data_bytes(connection, timeout=SIZE_DEADLINE)
                 rows = await connection.fetch(
                     "select oid::text as oid, pg_tablespace_location(oid) as location from pg_tablespace"
                     " where pg_tablespace_location(oid) <> ''"
@@ -224,7 +233,7 @@ class PostgresReplication(Replication):
                 slot = await members.reserve(connection, ctx.name)
         finally:
             connection.terminate()
-        return int(total), [(row["oid"], row["location"]) for row in rows], slot
+        return total, [(row["oid"], row["location"]) for row in rows], slot
 
     async def _upstream(self, ctx: InstanceContext, upstream: Peer, *, settled: bool = True) -> follow.Upstream:
         connection = await connect_peer(ctx, upstream)

@@ -139,7 +139,7 @@ class PostgresServer(Server):
 
     async def _change_accounts(self, ctx: InstanceContext, changes: Sequence[accounts.Change]) -> list[str]:
         """On a connection of its own: whoever observes the server must not wait for it."""
-        connection = await connect(ctx, statement=ACCOUNTS_STATEMENT, name="yoban-accounts")
+        connection = await connect(ctx, statement=ACCOUNTS_STATEMENT, name="yoban-accounts", settings=accounts.UNLOGGED)
         try:
             with translated(ctx):
                 return await accounts.apply(connection, changes)

@@ -1,8 +1,9 @@
 """Connections of the agent to its own server, over the unix socket, as the superuser.
 
 Guarantees: name resolution is pinned to the system catalogue (nobody's function or operator is ever called), a deadline
-on connecting and on every statement, no wait for a synchronous replica, and one kept connection per server that is made
-anew after an error. asyncpg is imported with the first connection only.
+on connecting and on every statement, no wait for a synchronous replica, nothing of the owner's settings that would end a
+session or keep it from its work, and one kept connection per server that is made anew after an error. asyncpg is imported
+with the first connection only.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from yoban.errors import AccessDenied, NotReady, Unavailable, YobanError
 from yoban.plugins import InstanceContext, KeptConnection, Peer
@@ -34,6 +35,9 @@ SETTINGS = {
     "synchronous_commit": "local",
     "lock_timeout": "3000",
     "idle_in_transaction_session_timeout": "0",
+    "idle_session_timeout": "0",
+    # A server in recovery refuses every statement of a serializable transaction.
+    "default_transaction_isolation": "read committed",
     "DateStyle": "ISO, YMD",
     "default_transaction_read_only": "off",
     "row_security": "off",
@@ -42,7 +46,12 @@ SETTINGS = {
 
 
 async def connect(
-    ctx: InstanceContext, *, database: str = "postgres", statement: float = STATEMENT, name: str = APPLICATION
+    ctx: InstanceContext,
+    *,
+    database: str = "postgres",
+    statement: float = STATEMENT,
+    name: str = APPLICATION,
+    settings: Mapping[str, str] | None = None,
 ) -> asyncpg.Connection[asyncpg.Record]:
     """Open a connection to the local server.
 
@@ -51,14 +60,13 @@ async def connect(
         database: database to connect to.
         statement: longest time of a statement in seconds, 0 for no limit.
         name: application name, by which leftovers are found again.
+        settings: what this session needs beside `SETTINGS`.
 
     Raises:
         Unavailable: the server does not answer.
     """
-    import asyncpg
-
     with translated(ctx):
-        return await asyncpg.connect(
+        return await _open(
             host=str(ctx.run),
             port=ctx.port,
             user=SUPERUSER,
@@ -66,9 +74,13 @@ async def connect(
             password="",
             passfile=str(ctx.run / "none"),
             ssl=False,
-            timeout=CONNECT,
             command_timeout=statement + 1 if statement else None,
-            server_settings={**SETTINGS, "application_name": name, "statement_timeout": str(int(statement * 1000))},
+            server_settings={
+                **SETTINGS,
+                **(settings or {}),
+                "application_name": name,
+                "statement_timeout": str(int(statement * 1000)),
+            },
         )
 
 
@@ -81,8 +93,6 @@ async def connect_peer(ctx: InstanceContext, peer: Peer) -> asyncpg.Connection[a
     """
     import ssl
 
-    import asyncpg
-
     def trust() -> ssl.SSLContext:
         context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=str(ctx.tls.ca))
         context.load_cert_chain(ctx.tls.client_certificate, ctx.tls.client_key)
@@ -94,7 +104,7 @@ async def connect_peer(ctx: InstanceContext, peer: Peer) -> asyncpg.Connection[a
             context = await asyncio.to_thread(trust)
         except (OSError, ssl.SSLError) as error:
             raise Unavailable("the certificates cannot be read", object=ctx.name, cause=str(error)) from error
-        return await asyncpg.connect(
+        return await _open(
             host=peer.host,
             port=peer.port,
             user=REPLICATION_USER,
@@ -102,14 +112,27 @@ async def connect_peer(ctx: InstanceContext, peer: Peer) -> asyncpg.Connection[a
             password="",
             passfile=str(ctx.run / "none"),
             ssl=context,
-            timeout=CONNECT,
             command_timeout=STATEMENT + 1,
             server_settings={
-                "search_path": "pg_catalog, pg_temp",
+                **SETTINGS,
                 "application_name": f"{APPLICATION}-{ctx.name}",
                 "statement_timeout": str(int(STATEMENT * 1000)),
             },
         )
+
+
+async def _open(**how: Any) -> asyncpg.Connection[asyncpg.Record]:
+    import asyncpg
+
+    connection: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(timeout=CONNECT, **how)
+    if connection.get_server_version().major >= 17:
+        try:
+            # Before 17 nobody knows it, and would refuse the connection by it.
+            await connection.execute("set transaction_timeout = 0", timeout=CONNECT)
+        except BaseException:
+            connection.terminate()
+            raise
+    return connection
 
 
 @contextlib.contextmanager

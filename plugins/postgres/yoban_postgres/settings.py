@@ -48,6 +48,7 @@ _LIBRARY = "it would let the server load code from a place of the user's choice"
 _LOSS = "it would lose committed data in a crash"
 _COPY = "backups and replicas depend on it"
 _LOGS = "the server's log goes to the container's output"
+_SLOW = "each session of the agent would wait for it"
 _DURABILITY = "durability is declared in spec.durability"
 
 _FIXED: dict[str, str] = {
@@ -63,6 +64,7 @@ _FIXED: dict[str, str] = {
     "promote_trigger_file": _FOLLOW,
     "wal_receiver_create_temp_slot": _FOLLOW,
     "hot_standby": _COPY,
+    "wal_receiver_status_interval": "how far a replica is, the primary and its commits learn by it",
     "wal_level": _COPY,
     "wal_log_hints": "a former primary rejoins by it",
     "track_commit_timestamp": "the recoverable window is told by commit times",
@@ -116,6 +118,11 @@ _REFUSED: dict[str, str] = {
     "jit_provider": _LIBRARY,
     "oauth_validator_libraries": _LIBRARY,
     "krb_server_keyfile": _TLS,
+    "db_user_namespace": "no session of the agent or of another instance could log in",
+    "recovery_min_apply_delay": "a replica must be able to take over at once, and a restore must not wait",
+    "pre_auth_delay": _SLOW,
+    "post_auth_delay": _SLOW,
+    "exit_on_error": "any error would end a session of the agent",
 }
 
 _FIXED_PREFIXES: dict[str, str] = {"recovery_target": _RECOVERY, "ssl_": _TLS}
@@ -229,6 +236,10 @@ def contradictions(settings: Mapping[str, str]) -> dict[str, str]:
             (n for n in ("superuser_reserved_connections", "reserved_connections") if n in low), "max_connections"
         )
         found[name] = f"max_connections ({connections}) must be greater than the reserved connections ({reserved})"
+    if number("superuser_reserved_connections", 3) < 3:
+        found["superuser_reserved_connections"] = (
+            f"{low['superuser_reserved_connections']} is too low: the agent needs 3 when clients have taken all others"
+        )
     for name in ("max_wal_senders", "max_replication_slots"):
         if name in low and number(name, 10) < 4:
             found[name] = f"{low[name]} is too low: replicas, clones and backups need at least 4"

@@ -74,6 +74,22 @@ select pg_last_wal_receive_lsn()::text as received, pg_last_wal_replay_lsn()::te
 """
 
 
+async def data_bytes(connection: Connection, *, timeout: float) -> int:
+    """Return the bytes of all databases, 0 when they are not known in time. The connection stays usable.
+
+    The server looks at every file, and there may be very many: only for what is told of progress.
+    """
+    import asyncpg
+
+    try:
+        found = await connection.fetchval(
+            "select coalesce(sum(pg_database_size(oid)), 0)::bigint from pg_database", timeout=timeout
+        )
+    except (asyncpg.PostgresError, TimeoutError):
+        return 0
+    return int(found)
+
+
 async def observe(connection: Connection, ctx: InstanceContext) -> ServerStatus:
     """Return the status of the server behind `connection`."""
     common = await connection.fetchrow(_COMMON, list(UNREPORTED))

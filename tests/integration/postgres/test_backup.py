@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from yoban.plugins import (
     StopMode,
     TargetType,
 )
+from yoban_postgres import history
 from yoban_postgres.recovery import last_words
 
 from tests.integration.postgres.world import Copy, Instance, World, restore, settle, take
@@ -109,6 +111,37 @@ class Load:
         self.task.cancel()
         await asyncio.gather(self.task, return_exceptions=True)
         assert self.acknowledged > 0
+
+
+async def test_bug_settings_of_the_owner_that_blinded_the_agent(world: World, tmp_path: Path) -> None:
+    hard = {
+        "default_transaction_isolation": "serializable",
+        "default_transaction_read_only": "on",
+        "lock_timeout": "1",
+        "idle_session_timeout": "300",
+        "idle_in_transaction_session_timeout": "300",
+    }
+    if int(world.version) >= 17:
+        hard["transaction_timeout"] = "50"
+    one = await world.primary(settings=hard)
+    two = await world.replica(one, settings=hard)
+    engine = world.engine
+
+    async def slow(_: object) -> None:
+        await asyncio.sleep(0.7)  # longer than a session may be idle
+
+    copy = await take(two, tmp_path / "copy", meanwhile=slow)
+    assert copy.session.total_bytes > 0
+    await engine.server.probe_write(one.ctx)
+    end = await place_of(one)
+    target = world.target(settings=hard)
+    plan = plan_for(copy, end=end)
+    progress = await restore(copy, target, plan)
+    assert progress.state is RecoveryState.REACHED, progress
+    await engine.recovery.finish(target.ctx, plan)
+    await one.stop(StopMode.IMMEDIATE)
+    await engine.replication.promote(two.ctx, deadline=30)
+    assert (await engine.server.status(two.ctx)).role is Role.PRIMARY
 
 
 async def test_backup_under_load_restores_everything_acknowledged(world: World, tmp_path: Path) -> None:
@@ -383,11 +416,18 @@ async def test_failure_4_restore_across_three_switches(world: World, tmp_path: P
     await finish(last, plan)
     assert await journal(last) == [1, 2, 3, 4]
     # Without the history of the chosen line the server refuses; it never stops on an older line.
+    way = history.parse((world.archive / "00000004.history").read_text(), "00000004")
     (world.archive / "00000004.history").unlink()
     lost = world.target()
     progress = await restore(copy, lost, plan)
     assert progress.state is RecoveryState.FAILED
     assert "timeline 4" in progress.message
+    # Core knows the forks by other means, and that is enough.
+    known = world.target()
+    plan = replace(plan, forks=tuple(way))
+    assert (await restore(copy, known, plan)).state is RecoveryState.REACHED
+    assert await finish(known, plan) == "00000005"
+    assert await journal(known) == [1, 2, 3, 4]
 
 
 async def hand_over(old: Instance, new: Instance) -> str:

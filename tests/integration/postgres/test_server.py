@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import ssl
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,10 +13,11 @@ from pathlib import Path
 import asyncpg
 import pytest
 from yoban.errors import InvalidInput, Unavailable
-from yoban.plugins import Account, Configured, Durability, DurabilityMode, LogVerb, Role, StopMode
-from yoban_postgres import accounts, session
+from yoban.plugins import Account, Configured, Durability, DurabilityMode, LogVerb, Role, StopMode, TlsFiles
+from yoban_postgres import accounts, session, status
 
 from tests.integration.postgres.world import Instance, World
+from tests.integration.servers import make_certificates
 
 pytestmark = pytest.mark.server
 
@@ -107,6 +109,58 @@ async def test_a_server_stopped_with_a_wrong_setting_starts_with_the_last_good_o
     assert await one.value("select current_setting('log_temp_files')") == "55MB"
 
 
+async def test_bug_no_bound_on_slots_after_a_rejected_setting_at_the_first_start(world: World) -> None:
+    one = world.instance(settings={"work_mem": "nonsense", "superuser_reserved_connections": "100"})
+    await world.found(one)
+    for _ in range(2):
+        answer = await world.engine.server.configure(one.ctx, Role.PRIMARY, None, running=False)
+        assert [problem.name for problem in answer.rejected] == ["superuser_reserved_connections", "work_mem"]
+    await one.launch()
+    await one.answers()
+    assert await one.value("select current_setting('max_slot_wal_keep_size')") == "1GB"
+    assert await one.value("select current_setting('shared_buffers')") == "16MB"
+
+
+async def test_bug_a_value_that_never_equals_itself(world: World) -> None:
+    words = "a\u2028b\x85c\x0bd\x0ce"
+    one = await world.primary(settings={"myapp.greeting": words})
+    assert await one.value("select current_setting('myapp.greeting')") == words
+    assert await world.engine.server.configure(one.ctx, Role.PRIMARY, None, running=True) == Configured()
+
+
+async def test_bug_certificates_that_a_running_server_never_loaded(world: World) -> None:
+    one = world.instance()
+    one.change(tls=make_certificates(world.root / "certificates"))
+    await world.found(one)
+    await one.start()
+    await world.engine.server.ensure_accounts(one.ctx)
+    await (await one.as_app()).close()
+
+    async def care() -> int:
+        before = one.output.count("reloading configuration files")
+        assert await world.engine.server.configure(one.ctx, Role.PRIMARY, None, running=True) == Configured()
+        return one.output.count("reloading configuration files") - before
+
+    await care()  # its files are about as old as its start
+    assert await care() == 0
+    fresh = make_certificates(world.root / "fresh")
+    for old, new in zip(_paths(one.ctx.tls), _paths(fresh), strict=True):
+        new.replace(old)
+    with pytest.raises(ssl.SSLCertVerificationError):
+        await one.as_app()  # the new authority does not know what is served
+    assert (await care(), await care()) == (1, 0)
+    async with asyncio.timeout(10):
+        while True:  # it loads them a moment after the files of settings
+            with contextlib.suppress(ssl.SSLCertVerificationError):
+                await (await one.as_app()).close()
+                break
+            await asyncio.sleep(0.05)
+
+
+def _paths(tls: TlsFiles) -> list[Path]:
+    return [tls.ca, tls.certificate, tls.key, tls.client_certificate, tls.client_key]
+
+
 async def test_settings_take_effect_or_wait_for_a_restart(world: World) -> None:
     one = await world.primary()
     server = world.engine.server
@@ -194,6 +248,57 @@ async def test_status_and_probe_do_not_wait_for_a_missing_synchronous_replica(wo
     one.sets(synchronous_commit="local")
     answer = await world.engine.server.configure(one.ctx, Role.PRIMARY, None, running=True)
     assert [problem.name for problem in answer.rejected] == ["synchronous_commit"]
+
+
+async def test_bug_commits_that_no_replica_held_after_a_change_to_synchronous(world: World) -> None:
+    one = await world.primary(settings={"synchronous_commit": "off"})
+    world.instance()
+    app = await one.as_app()
+    await app.execute("create table t (n int)")
+    one.change(durability=Durability(DurabilityMode.SYNCHRONOUS, 1))
+    answer = await world.engine.server.configure(one.ctx, Role.PRIMARY, None, running=True)
+    assert [problem.name for problem in answer.rejected] == ["synchronous_commit"]
+    await app.close()
+    app = await one.as_app()
+    with pytest.raises((TimeoutError, asyncpg.QueryCanceledError)):
+        await app.execute("insert into t values (1)", timeout=1)
+    one.change(durability=Durability())
+    answer = await world.engine.server.configure(one.ctx, Role.PRIMARY, None, running=True)
+    assert answer.rejected == ()
+    await app.close()
+    app = await one.as_app()
+    assert await app.fetchval("select current_setting('synchronous_commit')") == "off"
+    await app.close()
+
+
+async def test_a_size_that_is_not_known_in_time_costs_no_session(world: World) -> None:
+    one = await world.primary()
+    connection = await session.connect(one.ctx)
+    assert await status.data_bytes(connection, timeout=10) > 1 << 20
+    blocker = await one.session()
+    async with blocker.transaction():
+        await blocker.execute("lock table pg_database in access exclusive mode")
+        assert await status.data_bytes(connection, timeout=0.2) == 0
+        await connection.execute("set statement_timeout = 200")
+        assert await status.data_bytes(connection, timeout=10) == 0
+        assert await connection.fetchval("select 1") == 1
+    await blocker.close()
+    await connection.close()
+
+
+async def test_bug_password_verifiers_in_the_log_of_the_server(world: World) -> None:
+    everything = {
+        "log_statement": "all",
+        "log_min_duration_statement": "0",
+        "log_min_error_statement": "info",
+        "debug_print_parse": "on",
+        "log_min_messages": "debug1",
+    }
+    one = await world.primary(settings=everything)
+    one.change(accounts={"owner": Account("app", "second")})
+    assert await world.engine.server.ensure_accounts(one.ctx) == ["password of user app changed"]
+    assert "pg_is_in_recovery" in one.output
+    assert "SCRAM-SHA-256$" not in one.output
 
 
 async def test_accounts_are_made_once_and_passwords_rotate(world: World) -> None:

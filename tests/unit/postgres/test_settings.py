@@ -25,12 +25,17 @@ FIXED = [
     "listen_addresses", "port", "unix_socket_directories", "data_directory", "hba_file", "ident_file", "ssl",
     "ssl_key_file", "ssl_ca_file", "fsync", "full_page_writes", "wal_level", "hot_standby", "synchronous_standby_names",
     "log_destination", "logging_collector", "track_commit_timestamp", "Archive_Mode", "config_file", "wal_log_hints",
-    "include_dir", "zero_damaged_pages",
+    "include_dir", "zero_damaged_pages", "wal_receiver_status_interval",
 ]  # fmt: skip
 REFUSED = [
     "dynamic_library_path",
     "local_preload_libraries",
     "session_preload_libraries",
+    "db_user_namespace",
+    "Recovery_Min_Apply_Delay",
+    "pre_auth_delay",
+    "post_auth_delay",
+    "exit_on_error",
     "a b",
     "x;y",
     "",
@@ -79,6 +84,8 @@ def test_contradictions() -> None:
     assert "max_connections" in settings.contradictions({"max_connections": "3"})
     assert "superuser_reserved_connections" in settings.contradictions({"superuser_reserved_connections": "100"})
     assert "max_wal_senders" in settings.contradictions({"max_wal_senders": "0"})
+    assert "agent" in settings.contradictions({"superuser_reserved_connections": "2"})["superuser_reserved_connections"]
+    assert settings.contradictions({"superuser_reserved_connections": "3"}) == {}
     assert settings.conflicts_with_synchronous({"synchronous_commit": "OFF"}).keys() == {"synchronous_commit"}
     assert settings.conflicts_with_synchronous({"synchronous_commit": "remote_apply"}) == {}
 
