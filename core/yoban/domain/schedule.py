@@ -1,14 +1,15 @@
 """When a base backup is due: by a cron schedule, by a maximum age, or both.
 
 Guarantees: a missed night is due now, once, however many nights were missed; the same need has the same slot, so that
-a name made of it is made once; a failed attempt is repeated with growing pauses and does not hide that the need is
-there. Every answer tells when to look again, so nobody has to poll. Reads no clock.
+a name made of it is made once; an attempt that failed, or did not help, is repeated with growing pauses and does not
+hide that the need is there. Every answer tells when to look again, so nobody has to poll. Reads no clock.
 """
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -20,6 +21,8 @@ SPREAD = timedelta(seconds=60)
 """Databases of one policy begin within this time after a slot, each always at the same distance from it."""
 FIRST_PAUSE = timedelta(minutes=5)
 LONGEST_PAUSE = timedelta(hours=6)
+SHORTEST = timedelta(minutes=1)
+"""A maximum age, or a deadline, below this can be kept by no backup: one after the other would be made, or fail."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,14 @@ class Cadence:
 
 
 @dataclass(frozen=True, slots=True)
+class Ended:
+    """Backups that were made for one slot and ended: how many, and when the last of them did (UTC)."""
+
+    count: int
+    last: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Attempts:
     """What is known of one Database's backups.
 
@@ -41,9 +52,8 @@ class Attempts:
         newest_took: how long it took.
         broken: a part of the log after it is lost: only another backup makes the present restorable again.
         running: one is under way.
-        failed_slot: slot of the newest failed Backup, None when none failed.
-        failures: how many Backups of that slot failed.
-        last_failure: when the last of them failed.
+        ended: by slot, Backups that ended; one of a slot that is still due failed, or what it stored cannot be used.
+        served: slots for which a usable base backup was made, whatever its server's clock said when it began.
     """
 
     since: datetime
@@ -51,9 +61,8 @@ class Attempts:
     newest_took: timedelta = timedelta(0)
     broken: bool = False
     running: bool = False
-    failed_slot: datetime | None = None
-    failures: int = 0
-    last_failure: datetime | None = None
+    ended: Mapping[datetime, Ended] = field(default_factory=dict)
+    served: frozenset[datetime] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +86,28 @@ class Due:
     why: str
 
 
-def check(cadence: Cadence) -> None:
-    """Check a policy's schedule and time zone.
+def check(cadence: Cadence, deadline: timedelta | None = None) -> None:
+    """Check a policy's schedule, time zone, and lengths of time.
 
     Raises:
-        InvalidInput: not five cron fields, a time that never comes, or a time zone that is not known.
+        InvalidInput: not five cron fields, a time that never comes, a time zone that is not known, or an age or deadline
+            that no backup can keep.
     """
     _zone(cadence.time_zone)
+    if cadence.maximum_age is not None and cadence.maximum_age < SHORTEST:
+        raise InvalidInput(
+            "base backups would be made one after the other, without end",
+            object=f"maximumAge {cadence.maximum_age.total_seconds():g}s",
+            fix="set it to 1m or more, such as 24h",
+            reason="MaximumAgeTooShort",
+        )
+    if deadline is not None and deadline < SHORTEST:
+        raise InvalidInput(
+            "no base backup would be done in time",
+            object=f"backupDeadline {deadline.total_seconds():g}s",
+            fix="set it to 1m or more, such as 24h",
+            reason="DeadlineTooShort",
+        )
     if cadence.schedule:
         previous_slot(cadence, datetime(2026, 1, 1, tzinfo=UTC))
 
@@ -124,13 +148,13 @@ def due(cadence: Cadence, attempts: Attempts, now: datetime, *, delay: timedelta
     later = next_slot(cadence, now) if cadence.schedule else now + timedelta(hours=1)
     if attempts.running:
         return Due(False, slot, 1, overdue, later, f"{why}; it is under way")
-    if attempts.failed_slot == slot and attempts.failures and attempts.last_failure is not None:
-        pause = min(FIRST_PAUSE * 2 ** min(attempts.failures - 1, 16), LONGEST_PAUSE)
-        again = attempts.last_failure + pause
-        number = attempts.failures + 1
+    ended = attempts.ended.get(slot)
+    if ended is not None:
+        again = ended.last + min(FIRST_PAUSE * 2 ** min(ended.count - 1, 16), LONGEST_PAUSE)
+        why, number = f"{why}; attempts so far: {ended.count}", ended.count + 1
         if now < again:
-            return Due(False, slot, number, overdue, again, f"{why}; {attempts.failures} failed, the next waits")
-        return Due(True, slot, number, overdue, later, f"{why}; {attempts.failures} failed")
+            return Due(False, slot, number, overdue, again, f"{why}, the next waits")
+        return Due(True, slot, number, overdue, later, why)
     return Due(True, slot, 1, overdue, later, why)
 
 
@@ -142,7 +166,7 @@ def _need(cadence: Cadence, attempts: Attempts, now: datetime) -> tuple[datetime
         return begin, "a part of the log after the newest one is lost"
     if cadence.schedule:
         slot = previous_slot(cadence, now)
-        if begin < slot and slot > attempts.since:
+        if begin < slot and slot > attempts.since and slot not in attempts.served:
             return slot, f"the one scheduled for {slot:%Y-%m-%dT%H:%MZ} is missing"
     if cadence.maximum_age is not None:
         slot = begin + _start_after(cadence.maximum_age, attempts.newest_took)

@@ -5,7 +5,7 @@ Objects are a view of the repository, rebuilt when they are lost. Names are dete
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -29,7 +29,15 @@ def found_name(database: str, id: str) -> str:
     return f"{database}-{id.lower()}"[:253].rstrip("-.")
 
 
-def asked_name(database: str, slot: datetime, attempt: int) -> str:
-    """Return the name of the object for a need: the same need and attempt, the same name."""
-    name = f"{database}-{slot:%Y%m%d-%H%M%S}"
-    return name if attempt == 1 else f"{name}-{attempt}"
+def asked_name(database: str, slot: datetime, attempt: int, taken: Container[str] = ()) -> str:
+    """Return the name of the object for a need: the same need and attempt, the same name.
+
+    A name that is `taken` says nothing of the need: others have it, or an earlier attempt whose number was lost. The
+    next that is free is used.
+    """
+    base = f"{database}-{slot:%Y%m%d-%H%M%S}"
+    while True:
+        name = base if attempt == 1 else f"{base}-{attempt}"
+        if name not in taken:
+            return name
+        attempt += 1

@@ -11,7 +11,8 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
-PATTERN = r"^([0-9]{1,9}(d|h|m|s|ms))+$"
+PATTERN = r"^([0-9]{1,5}d|[0-9]{1,6}h|[0-9]{1,8}m|[0-9]{1,9}(s|ms))+$"
+"""What the API server accepts. It cannot add, so what is longer than 100 years in all is refused by `parse_duration`."""
 _PART = re.compile(r"([0-9]{1,9})(ms|[dhms])")
 _UNITS = {
     "d": timedelta(days=1),

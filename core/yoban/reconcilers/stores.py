@@ -12,7 +12,7 @@ import binascii
 import hashlib
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 import msgspec
@@ -144,18 +144,17 @@ class Stores:
             InvalidInput, Unsupported: the provider is unknown, disabled, or refuses the configuration.
         """
         key = hashlib.sha256(msgspec.json.encode(document, order="deterministic")).hexdigest()
-        entry = self._open.get(key)
+        entry, spare = self._open.get(key), None
         if entry is None:
             context = self._registry.store_provider(document.provider).open(store_config(document))
-            entry = _Open(await context.__aenter__(), context)
-            raced = self._open.get(key)
-            if raced is not None:
-                await context.__aexit__(None, None, None)
-                entry = raced
-            self._open[key] = entry
+            opened = _Open(await context.__aenter__(), context)
+            entry = self._open.setdefault(key, opened)
+            spare = opened if entry is not opened else None  # another one opened it meanwhile
         entry.users += 1
         self._open.move_to_end(key)
         try:
+            if spare is not None:
+                await spare.context.__aexit__(None, None, None)
             yield entry.store
         finally:
             entry.users -= 1
@@ -167,8 +166,10 @@ class Stores:
 
     async def _trim(self, limit: int) -> None:
         idle = [key for key, entry in self._open.items() if not entry.users]
-        for key in idle[: max(0, len(self._open) - limit)]:
-            await self._open.pop(key).context.__aexit__(None, None, None)
+        async with AsyncExitStack() as stack:
+            # None of them can be found any more when the first is closed, which takes time.
+            for key in idle[: max(0, len(self._open) - limit)]:
+                stack.push_async_exit(self._open.pop(key).context)
 
     async def _credentials(self, key: ObjectKey, *, fresh: bool) -> dict[str, str]:
         now = self._clock.monotonic()

@@ -2,8 +2,8 @@
 
 Guarantees: the SDK is imported and its models are read in a thread, once a process; every request has deadlines for
 connecting and for silence; the SDK neither retries (callers do, with the object's name in hand) nor adds checksums that
-old or foreign servers reject (no trailers, nothing but what an operation requires). Bodies are sent without being
-copied or hashed again.
+old or foreign servers reject (no trailers, nothing but what an operation requires). It sends bodies without copying or
+hashing them again.
 """
 
 from __future__ import annotations

@@ -80,12 +80,12 @@ def _check_endpoint(config: StoreConfig) -> None:
                 fix="set the region of the bucket, or an endpoint",
             )
         return
-    url = urlsplit(config.endpoint)
     try:
-        port_is_bad = url.port == 0
+        url = urlsplit(config.endpoint)
+        is_bad = url.scheme not in ("http", "https") or not url.hostname or url.port == 0
     except ValueError:
-        port_is_bad = True
-    if url.scheme not in ("http", "https") or not url.hostname or port_is_bad:
+        is_bad = True
+    if is_bad:
         raise InvalidInput(
             "the endpoint is not a URL", object=f"endpoint {config.endpoint!r}", fix="write it as https://host:port"
         )

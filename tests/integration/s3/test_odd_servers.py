@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 import zlib
 
 import pytest
@@ -59,6 +60,22 @@ async def test_a_put_carries_the_checksum_of_its_bytes() -> None:
         await store.put("k", memoryview(b"0123456789"))
     expected = base64.b64encode(zlib.crc32(b"0123456789").to_bytes(4, "big")).decode()
     assert fake.seen[0].headers["x-amz-checksum-crc32"] == expected
+
+
+async def test_bug_a_part_carried_no_checksum_of_its_bytes() -> None:
+    async with serving(fine) as (fake, store):
+        await store.put_part(Upload("k", "u"), 1, bytearray(b"x" * (5 << 20)))
+    expected = base64.b64encode(hashlib.md5(b"x" * (5 << 20), usedforsecurity=False).digest()).decode()
+    assert fake.seen[0].headers["content-md5"] == expected
+
+
+async def test_a_part_that_was_damaged_on_its_way_is_sent_again() -> None:
+    async def damaged(request: web.Request) -> web.Response:
+        return failure(400, "BadDigest")
+
+    async with serving(damaged) as (_, store):
+        with pytest.raises(Unavailable):
+            await store.put_part(Upload("k", "u"), 1, b"x")
 
 
 async def test_no_secret_is_sent_or_told() -> None:

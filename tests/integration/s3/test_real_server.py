@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import os
 import secrets
 from collections.abc import AsyncIterator
@@ -18,6 +19,7 @@ from yoban.plugins import BackupItem, DirectoryItem, LinkItem, ObjectStore, Stor
 from yoban.repository import Repository, RetryPolicy, WriterOptions
 from yoban.testing.faulty_store import Drop, FaultyStore, Flip, Truncate
 from yoban_s3 import client
+from yoban_s3 import store as stored
 from yoban_s3.provider import S3Provider
 
 from tests.unit.repository.parts import META, ROOT, Session, end, file_item, mixed, noise, segment, tree
@@ -235,3 +237,18 @@ async def test_the_certificate_file_is_private_and_goes(local_store: LocalStore,
         path = Path(client._bundle(server.folder, server.ca_file.read_bytes()))
         assert path.stat().st_mode & 0o777 == 0o600
         assert server.ca_file.read_bytes().strip() in path.read_bytes()
+
+
+async def test_a_part_whose_body_changed_on_its_way_is_refused(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload = await store.start_upload("k")
+    await store.put_part(upload, 1, noise(5 * MIB))
+
+    async def of_another(data: object) -> str:
+        return base64.b64encode(bytes(16)).decode()
+
+    monkeypatch.setattr(stored, "_md5", of_another)
+    with pytest.raises(Unavailable, match="BadDigest"):
+        await store.put_part(upload, 1, noise(5 * MIB))
+    await store.abort_upload(upload)

@@ -103,6 +103,8 @@ def test_the_worst_is_the_one_that_is_wrong_for_longest():
 def test_names_of_backups_are_deterministic_and_fit():
     assert asked_name("orders", at(0), 1) == "orders-20260301-000000"
     assert asked_name("orders", at(0), 3) == "orders-20260301-000000-3"
+    taken = {"orders-20260301-000000", "orders-20260301-000000-2"}
+    assert asked_name("orders", at(0), 1, taken) == "orders-20260301-000000-3"
     assert found_name("orders", "20260301T020005Z-ca9781") == "orders-20260301t020005z-ca9781"
     assert len(found_name("x" * 40, "y" * 300)) == 253
 

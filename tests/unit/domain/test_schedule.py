@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from yoban.domain.schedule import SPREAD, Attempts, Cadence, check, due, next_slot, previous_slot, spread
+from yoban.domain.schedule import SPREAD, Attempts, Cadence, Ended, check, due, next_slot, previous_slot, spread
 from yoban.errors import InvalidInput
 
 NIGHTLY = Cadence("0 2 * * *")
@@ -73,18 +73,25 @@ def test_schedule_and_age_hold_together():
 
 
 def test_a_failed_one_is_repeated_with_growing_pauses():
-    failed = replace(KNOWN, failed_slot=day(6, 2), failures=1, last_failure=day(6, 3))
+    failed = replace(KNOWN, ended={day(6, 2): Ended(1, day(6, 3))})
     waits = due(NIGHTLY, failed, day(6, 3, 4))
     assert not waits.now and waits.overdue == day(6, 2) and waits.look_again == day(6, 3, 5)
     again = due(NIGHTLY, failed, day(6, 3, 5))
     assert (again.now, again.slot, again.attempt) == (True, day(6, 2), 2)
-    often = replace(failed, failures=40)
+    often = replace(failed, ended={day(6, 2): Ended(40, day(6, 3))})
     assert due(NIGHTLY, often, day(6, 4)).look_again == day(6, 9)
 
 
 def test_a_failure_of_another_slot_delays_nothing():
-    failed = replace(KNOWN, failed_slot=day(5, 2), failures=9, last_failure=day(6, 1, 59))
+    failed = replace(KNOWN, ended={day(5, 2): Ended(9, day(6, 1, 59))})
     assert due(NIGHTLY, failed, day(6, 2)).attempt == 1
+
+
+def test_a_slot_that_is_served_is_not_due_although_the_servers_clock_is_behind():
+    served = replace(KNOWN, newest_begin=day(6, 1, 58), served=frozenset({day(6, 2)}))
+    assert due(NIGHTLY, served, day(6, 3)).overdue is None
+    assert due(NIGHTLY, served, day(6, 3)).slot == day(7, 2)
+    assert due(NIGHTLY, served, day(7, 2)).now
 
 
 def test_a_delay_moves_the_slot_but_not_its_name():
@@ -135,6 +142,17 @@ def test_a_wrong_cadence_is_refused(cadence, reason):
     assert caught.value.reason == reason and caught.value.fix
 
 
+def test_bug_ages_and_deadlines_that_no_backup_can_keep_were_accepted():
+    for age in (timedelta(0), timedelta(seconds=59)):
+        with pytest.raises(InvalidInput) as caught:
+            check(Cadence("0 2 * * *", maximum_age=age))
+        assert caught.value.reason == "MaximumAgeTooShort" and "1m" in caught.value.fix
+    with pytest.raises(InvalidInput) as caught:
+        check(NIGHTLY, timedelta(seconds=59))
+    assert caught.value.reason == "DeadlineTooShort" and "1m" in caught.value.fix
+
+
 def test_right_ones_pass():
     check(NIGHTLY)
     check(DAILY)
+    check(Cadence(maximum_age=timedelta(minutes=1)), timedelta(minutes=1))

@@ -59,6 +59,7 @@ def test_what_can_work_passes() -> None:
         {"endpoint": "https://host/bucket"},
         {"endpoint": "https://host?x=1"},
         {"endpoint": "https://me:very-secret@host"},
+        {"endpoint": "https://[fd00::1:9000"},
         {"endpoint": "", "region": ""},
         {"prefix": "/a"},
         {"prefix": "a/"},

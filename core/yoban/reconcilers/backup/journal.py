@@ -18,6 +18,8 @@ from yoban.reconcilers.kinds import BACKUP
 
 RUN = "yoban.dev/run"
 """Annotation that holds the journal."""
+STORE = "yoban.dev/object-store"
+"""Annotation of a Backup that was made for data found in the repository: name of the ObjectStore that has it."""
 FIRST_PAUSE = timedelta(seconds=30)
 LONGEST_PAUSE = timedelta(minutes=15)
 
@@ -33,6 +35,7 @@ class Journal(Struct):
         outcome: "" while it runs, `retry` when another attempt follows, `completed`, `failed`.
         reason, message: of a failure.
         avoid: instances on which attempts failed.
+        store, incarnation: ObjectStore and life of the Database that it is for; "" in notes of older releases.
     """
 
     attempt: int = 1
@@ -45,6 +48,8 @@ class Journal(Struct):
     reason: str = ""
     message: str = ""
     avoid: tuple[str, ...] = ()
+    store: str = ""
+    incarnation: str = ""
 
     def job(self, uid: str) -> str:
         """Return the uid of the job: another for each attempt, because an agent does a job once."""

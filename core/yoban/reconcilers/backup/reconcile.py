@@ -7,6 +7,7 @@ what is stored; an object whose data retention removed goes. Never waits for an 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -15,9 +16,9 @@ import msgspec
 from yoban.domain import donor
 from yoban.domain.identity import backup_id
 from yoban.domain.summary import Fault, Observation, fault
-from yoban.errors import NotReady, Terminal
+from yoban.errors import InvalidInput, NotReady, Terminal
 from yoban.kube.finalizers import Finalizer
-from yoban.kube.objects import Obj, ObjectKey, annotations_of, key_of, uid_of
+from yoban.kube.objects import Obj, ObjectKey, annotations_of, is_deleting, key_of, uid_of
 from yoban.kube.status import StatusWriter
 from yoban.model.backup import FINALIZER, Backup, BackupStatus
 from yoban.model.control import JobRequest
@@ -25,7 +26,7 @@ from yoban.model.database import Database
 from yoban.model.resource import TRACEPARENT
 from yoban.plugins import Capability
 from yoban.reconcilers.backup import telling
-from yoban.reconcilers.backup.journal import Journal, read, write
+from yoban.reconcilers.backup.journal import STORE, Journal, read, write
 from yoban.reconcilers.backup.runs import Job, Runs, State
 from yoban.reconcilers.candidates import candidates
 from yoban.reconcilers.conditions import conditions_for
@@ -60,6 +61,7 @@ class BackupReconciler:
         self._status = StatusWriter(shared.client, f"{MANAGER}-status")
         self._finalizer = Finalizer(shared.client, BACKUP, FINALIZER)
         self._begun: dict[ObjectKey, tuple[ObjectKey, float]] = {}
+        self._places: dict[ObjectKey, tuple[tuple[str, ...], datetime]] = {}
 
     async def reconcile(self, key: ObjectKey) -> Result | None:
         """Bring one Backup a step further; one that is gone is a success."""
@@ -67,17 +69,22 @@ class BackupReconciler:
         if obj is None:
             self._runs.forget(key)
             return None
-        backup = Backup.parse(obj)
         journal = read(obj)
+        try:
+            backup = Backup.parse(obj)
+        except InvalidInput as error:
+            return await self._unreadable(obj, journal, error)
         if backup.deleting:
             return await self._delete(obj, backup, journal)
         found = self._shared.databases.get(ObjectKey(key.namespace, backup.spec.database))
-        database = Database.parse(found) if found is not None else None
+        database: Database | None = None
         place: Destination | None = None
         wrong: Fault | None = None
-        if database is not None:
+        if found is not None:
             try:
+                database = Database.parse(found)
                 place = await destination(self._shared, database)
+                self._there_since(place)
             except Terminal as error:
                 wrong = fault(error)
         else:
@@ -145,6 +152,8 @@ class BackupReconciler:
             shipper=chosen.shipper,
             started=now,
             avoid=tuple(sorted(avoid)),
+            store=place.store_name,
+            incarnation=place.incarnation,
         )
         self._begun[place.key] = (key_of(obj), self._shared.clock.monotonic())
         more = {} if TRACEPARENT in annotations_of(obj) else {TRACEPARENT: traceparent()}
@@ -239,7 +248,9 @@ class BackupReconciler:
         state = self._runs.state(key_of(obj), journal.job(uid_of(obj)))
         found = self._summary(place, journal.id) or (state.result if state is not None else None)
         if found is not None:
-            await self._write(written, telling.completed(self._base(obj, place), found, done))
+            base = self._base(obj, place)
+            base |= {"object_store": done.store, "incarnation": done.incarnation} if done.store else {}
+            await self._write(written, telling.completed(base, found, done))
         return None
 
     async def _again(
@@ -272,6 +283,20 @@ class BackupReconciler:
         await self._write(written, telling.failed(self._base(obj, place), wrong, journal))
         return None
 
+    async def _unreadable(self, obj: Obj, journal: Journal | None, error: InvalidInput) -> Result | None:
+        """The API server took what this release cannot read: it has failed, and stands in nobody's way."""
+        outcome = journal.outcome if journal is not None else ""
+        if outcome == "completed" and not is_deleting(obj):
+            raise error
+        if outcome != "failed" and not is_deleting(obj):
+            wrong = replace(fault(error), fix="make another Backup with these corrected")
+            return await self._fail(obj, None, journal, wrong)
+        if journal is not None and not is_deleting(obj):
+            await self._write(obj, telling.failed(self._base(obj, None), _failure(journal), journal))
+        await self._finalizer.remove(obj)
+        self._runs.forget(key_of(obj))
+        return None
+
     # -- what is stored --------------------------------------------------------------------------------------------
 
     async def _stored(
@@ -280,11 +305,10 @@ class BackupReconciler:
         """It is, or was, in the repository: keep the view true, and take it away when the data went."""
         if await self._finalizer.remove(obj):
             return None
-        if place is None or (backup.spec.incarnation or place.incarnation) != place.incarnation:
-            return Result(requeue_after=SETTLED)
         summary = self._summary(place, id)
         if summary is not None:
             await self._write(obj, telling.completed(self._base(obj, place), summary, journal))
+        if place is None or summary is not None or _is_elsewhere(obj, backup, place, journal):
             return Result(requeue_after=SETTLED)
         since = journal.finished if journal is not None else backup.metadata.creation_timestamp
         if since is not None and self._looked_since(place, since + PROVEN_AFTER):
@@ -303,7 +327,20 @@ class BackupReconciler:
     def _looked_since(self, place: Destination, moment: datetime) -> bool:
         """Whether the repository was listed after `moment`, and nothing is wrong with it."""
         view = place.view(self._shared)
-        return view is not None and view.fault is None and view.catalog is not None and view.catalog.taken > moment
+        if view is None or view.fault is not None or view.catalog is None:
+            return False
+        return view.catalog.taken > max(moment, self._there_since(place))
+
+    def _there_since(self, place: Destination) -> datetime:
+        """When this was first seen to be the Database's place: an older listing may be of the place before."""
+        store = place.store
+        where = (store.provider, store.endpoint, store.bucket, store.prefix, place.path)
+        known = self._places.get(place.key)
+        if known is None or known[0] != where:
+            present = {key: seen for key, seen in self._places.items() if self._shared.databases.get(key) is not None}
+            known = where, self._shared.clock.now()
+            self._places = present | {place.key: known}
+        return known[1]
 
     # -- going -----------------------------------------------------------------------------------------------------
 
@@ -313,12 +350,20 @@ class BackupReconciler:
             self._runs.forget(key)
             return None
         if journal is not None and not journal.outcome and not self._finalizer.is_skipped(obj):
+            database = ObjectKey(key.namespace, backup.spec.database)
+            waits = self._shared.databases.get(database) is not None
             job = self._job(obj, backup, journal)
-            gone = self._shared.databases.get(ObjectKey(key.namespace, backup.spec.database)) is None
-            if job is not None and not gone and not self._runs.cancel(key, job):
-                text = f"{journal.instance} is asked to end it; the annotation yoban.dev/skip-cleanup ends the wait"
-                seen = telling.running(self._base(obj, None), journal, None, text)
-                await self._write(obj, seen)
+            text = f"{journal.instance} is asked to end it"
+            if job is not None:
+                waits = waits and not self._runs.cancel(key, job)
+            else:
+                # Right after a start nobody is known yet. At its deadline the agent ends it by itself.
+                late = self._shared.clock.now() >= journal.started + backup.spec.deadline
+                waits = waits and not late and not self._shared.observatory.members(database)
+                text = f"{journal.instance} is not known yet and is to end it"
+            if waits:
+                text += "; the annotation yoban.dev/skip-cleanup ends the wait"
+                await self._write(obj, telling.running(self._base(obj, None), journal, None, text))
                 return Result(requeue_after=WAIT)
         await self._finalizer.remove(obj)
         self._runs.forget(key)
@@ -342,6 +387,14 @@ class BackupReconciler:
     def _event(self, obj: Obj, reason: str, note: str, *, warning: bool) -> None:
         if self._shared.recorder is not None:
             self._shared.recorder.event(obj, reason, note[:1000], action="Backup", warning=warning)
+
+
+def _is_elsewhere(obj: Obj, backup: Backup, place: Destination, journal: Journal | None) -> bool:
+    """Whether it was stored in another life of the Database, or another ObjectStore, than what is looked at now."""
+    life, store = backup.spec.incarnation, annotations_of(obj).get(STORE)
+    if journal is not None:
+        life, store = journal.incarnation, journal.store
+    return (life or place.incarnation) != place.incarnation or (store or place.store_name) != place.store_name
 
 
 def _failure(journal: Journal) -> Fault:

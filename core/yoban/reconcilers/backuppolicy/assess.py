@@ -9,12 +9,11 @@ from datetime import UTC, datetime, timedelta
 from yoban.domain.compliance import Facts
 from yoban.domain.identity import backup_id
 from yoban.domain.recoverability import hindrance
-from yoban.domain.schedule import Attempts, Cadence, Due, due, spread
+from yoban.domain.schedule import Attempts, Cadence, Due, Ended, due, spread
 from yoban.domain.views import Shown
-from yoban.kube.objects import Obj, ObjectKey, annotations_of, key_of, labels_of, uid_of
+from yoban.kube.objects import Obj, ObjectKey, annotations_of, key_of, uid_of
 from yoban.model.backuppolicy import BackupPolicySpec
 from yoban.model.database import Database
-from yoban.model.resource import POLICY_LABEL
 from yoban.reconcilers.backup.journal import Journal, read
 from yoban.reconcilers.candidates import candidates
 from yoban.reconcilers.catalogues import View
@@ -44,19 +43,23 @@ class Standing:
         """It ended without success."""
         return self.journal is not None and self.journal.outcome == "failed"
 
+    @property
+    def completed(self) -> bool:
+        """It ended with a base backup stored."""
+        return self.journal is not None and self.journal.outcome == "completed"
+
 
 def cadence(spec: BackupPolicySpec) -> Cadence:
     """Return what a policy's spec asks for."""
     return Cadence(spec.schedule or "", spec.time_zone, spec.maximum_age)
 
 
-def standings(shared: Shared, key: ObjectKey, policy: str) -> list[Standing]:
-    """Return the Backup objects of a Database that the policy has to do with: its own, and found ones."""
+def standings(shared: Shared, key: ObjectKey) -> list[Standing]:
+    """Return the Backup objects of a Database, whoever asked for them: a slot is the Database's, not its policy's."""
     out = []
     for obj in shared.backups.store.by_index(BY_DATABASE, str(key)):
         found = (obj.get("spec") or {}).get("id") is not None
-        ours = labels_of(obj).get(POLICY_LABEL) == policy
-        out.append(Standing(obj, read(obj), found, _slot(obj) if ours else None))
+        out.append(Standing(obj, read(obj), found, _slot(obj)))
     return out
 
 
@@ -78,23 +81,28 @@ def shown(items: Iterable[Standing]) -> list[Shown]:
 
 
 def attempts(database: Database, view: View, items: Iterable[Standing], now: datetime) -> Attempts:
-    """Return what is known of a Database's backups: the repository first, then the objects of the policy."""
+    """Return what is known of a Database's backups: the repository first, then the objects."""
     items = list(items)
     usable = [item.facts for item in view.found.backups] if view.found is not None else []
     newest = max(usable, key=lambda facts: facts.begin_time, default=None)
-    failed = [item for item in items if item.failed and item.slot is not None]
-    slot = max((item.slot for item in failed if item.slot is not None), default=None)
-    of_slot = [item for item in failed if item.slot == slot]
-    ends = [item.journal.finished for item in of_slot if item.journal is not None and item.journal.finished is not None]
+    ended: dict[datetime, Ended] = {}
+    served, unseen = set(), False
+    for item in items:
+        if item.slot is None or item.journal is None or not (item.failed or item.completed):
+            continue
+        known, end = ended.get(item.slot), item.journal.finished or item.journal.started
+        ended[item.slot] = Ended(known.count + 1, max(known.last, end)) if known is not None else Ended(1, end)
+        if item.completed:
+            unseen |= view.catalog is None or view.catalog.taken <= end
+            served |= {item.slot for facts in usable if facts.id == item.journal.id}
     return Attempts(
         since=database.metadata.creation_timestamp or now,
         newest_begin=newest.begin_time if newest is not None else None,
         newest_took=newest.end_time - newest.begin_time if newest is not None else timedelta(0),
         broken=view.found is not None and view.found.gap is not None,
-        running=any(item.running for item in items),
-        failed_slot=slot,
-        failures=len(of_slot),
-        last_failure=max(ends, default=None),
+        running=unseen or any(item.running for item in items),  # what was not looked at yet may serve
+        ended=ended,
+        served=frozenset(served),
     )
 
 

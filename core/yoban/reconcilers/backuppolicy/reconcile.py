@@ -7,6 +7,7 @@ A fault of one Database leaves the others alone. Never waits for a store or an a
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -17,7 +18,7 @@ from yoban.domain.compliance import Verdict, judge, worst
 from yoban.domain.schedule import Due, check
 from yoban.domain.summary import Fault, Observation, Truth, fault, not_ready
 from yoban.domain.views import asked_name, found_name, missing
-from yoban.errors import Terminal
+from yoban.errors import Terminal, YobanError
 from yoban.kube.errors import AlreadyExists
 from yoban.kube.objects import Obj, ObjectKey, key_of
 from yoban.kube.status import StatusWriter
@@ -25,6 +26,7 @@ from yoban.model.backuppolicy import BackupPolicy, BackupPolicyStatus, Offender
 from yoban.model.database import Database
 from yoban.model.duration import format_duration
 from yoban.model.resource import API_VERSION, FOUND_LABEL, POLICY_LABEL, TRACEPARENT
+from yoban.reconcilers.backup.journal import STORE
 from yoban.reconcilers.backuppolicy.assess import SLOT, Standing, cadence, facts, need, shown, standings
 from yoban.reconcilers.backuppolicy.keeper import Keeper
 from yoban.reconcilers.candidates import candidates
@@ -39,6 +41,7 @@ MANAGER = "yoban-backuppolicy"
 KNOWN = ("Ready",)
 AT_MOST = 60.0
 """Seconds between passes at most: verdicts tell of things that change by time alone."""
+log = logging.getLogger(__name__)
 _tracer = trace.get_tracer("yoban.backuppolicy")
 
 
@@ -77,7 +80,7 @@ class BackupPolicyReconciler:
         now = self._shared.clock.now()
         try:
             policy = BackupPolicy.parse(obj)
-            check(cadence(policy.spec))
+            check(cadence(policy.spec), policy.spec.backup_deadline)
         except Terminal as error:
             await self._write(obj, [], not_ready("Ready", fault(error)))
             raise
@@ -87,6 +90,19 @@ class BackupPolicyReconciler:
         return Result(requeue_after=max(1.0, min([*times, AT_MOST])))
 
     async def _assess(self, policy: BackupPolicy, obj: Obj, now: datetime) -> Assessed:
+        """Look at one Database. What nobody expected is told of it alone: the policy's others are looked at all the same."""
+        try:
+            return await self._look_at(policy, obj, now)
+        except YobanError:
+            raise
+        except Exception as error:
+            key = key_of(obj)
+            log.exception("Database %s could not be looked at", key)
+            verdict = _unmet(fault(error), now)
+            self._shared.verdicts.set(key, verdict)
+            return Assessed(key.name, verdict)
+
+    async def _look_at(self, policy: BackupPolicy, obj: Obj, now: datetime) -> Assessed:
         key = key_of(obj)
         try:
             database = Database.parse(obj)
@@ -95,14 +111,14 @@ class BackupPolicyReconciler:
             verdict = _unmet(fault(error), now)
             self._shared.verdicts.set(key, verdict)
             return Assessed(key.name, verdict)
-        items = standings(self._shared, key, policy.metadata.name)
+        items = standings(self._shared, key)
         view = place.view(self._shared)
         due_now: Due | None = None
         if view is not None and view.catalog is not None and not database.deleting:
             due_now = need(policy.spec, database, view, items, now)
             await self._show(place, items, [backup.id for backup in view.catalog.backups])
             if due_now.now and view.fault is None and self._someone_ready(key):
-                await self._ask(policy, place, due_now)
+                await self._ask(policy, place, due_now, frozenset(key_of(item.obj).name for item in items))
             self._retain(policy, place, items)
         verdict = judge(facts(self._shared, place, view, due_now, items, policy.spec), now)
         self._shared.verdicts.set(key, verdict)
@@ -112,9 +128,9 @@ class BackupPolicyReconciler:
     def _someone_ready(self, key: ObjectKey) -> bool:
         return any(item.primary and item.ready for item in candidates(self._shared.observatory, key))
 
-    async def _ask(self, policy: BackupPolicy, place: Destination, due_now: Due) -> None:
+    async def _ask(self, policy: BackupPolicy, place: Destination, due_now: Due, taken: frozenset[str]) -> None:
         """Make the Backup; it is the root of its own trace."""
-        name = asked_name(place.key.name, due_now.slot, due_now.attempt)
+        name = asked_name(place.key.name, due_now.slot, due_now.attempt, taken)
         labels = {POLICY_LABEL: policy.metadata.name}
         with _tracer.start_as_current_span(
             "backup policy",
@@ -147,7 +163,7 @@ class BackupPolicyReconciler:
                 place.key,
                 found_name(place.key.name, id),
                 {FOUND_LABEL: "true"},
-                {},
+                {STORE: place.store_name},
                 {"database": place.key.name, "id": id, "incarnation": place.incarnation},
             )
 

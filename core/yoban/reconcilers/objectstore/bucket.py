@@ -24,6 +24,8 @@ _LARGEST = 1 << 16
 
 Announce = Callable[[], Awaitable[None]]
 """Writes a note to the ObjectStore that survives a crash."""
+Clear = Callable[[], None]
+"""Raises `NotReady` while somebody else has a place in the bucket."""
 
 
 class BucketMarker(Struct):
@@ -113,18 +115,22 @@ async def prove_writing(store: ObjectStore) -> None:
     await store.delete([PROBE])
 
 
-async def remove(store: ObjectStore, uid: str, *, verified: bool, announce: Announce) -> AsyncIterator[int]:
+async def remove(
+    store: ObjectStore, uid: str, *, verified: bool, announce: Announce, clear: Clear
+) -> AsyncIterator[int]:
     """Empty and remove the bucket that the ObjectStore `uid` made; yields how many things went so far.
 
-    A bucket that is gone already counts as removed.
+    A bucket that is gone already counts as removed. It takes as long as it takes, and others may come meanwhile.
 
     Args:
         store: opened on the bucket's root.
         uid: of the ObjectStore.
         verified: `announce` was called at an earlier time: the mark was seen, and may be gone by now.
         announce: notes durably that the mark was seen and the removal begins.
+        clear: asked before anything goes, and after each step.
 
     Raises:
+        NotReady: by `clear`; nothing more goes.
         OwnedByAnother: it bears no mark of that ObjectStore (`NotOurBucket`); nothing was touched.
         Unsupported: the provider cannot remove buckets.
     """
@@ -143,10 +149,14 @@ async def remove(store: ObjectStore, uid: str, *, verified: bool, announce: Anno
             fix="remove it yourself if nobody needs it",
             reason="NotOurBucket",
         )
+    clear()
     if not verified:
         await announce()
+        clear()
     removed = 0
     async for removed in admin.purge():
         yield removed
+        clear()
     yield removed
+    clear()
     await admin.delete()

@@ -20,7 +20,7 @@ from yoban.kube.clock import Clock
 from yoban.kube.objects import ObjectKey
 from yoban.model.instance import StoreDocument
 from yoban.reconcilers.objectstore import bucket
-from yoban.reconcilers.objectstore.bucket import Announce
+from yoban.reconcilers.objectstore.bucket import Announce, Clear
 from yoban.reconcilers.observers import Tasks
 from yoban.reconcilers.stores import Stores
 
@@ -109,12 +109,12 @@ class Probes:
         """Return how far the removal is, None when it was not begun."""
         return self._removed.get(key)
 
-    def remove(self, key: ObjectKey, wish: Wish, *, verified: bool, announce: Announce) -> None:
-        """Begin to remove the bucket; nothing when that is under way or done."""
+    def remove(self, key: ObjectKey, wish: Wish, *, verified: bool, announce: Announce, clear: Clear) -> None:
+        """Begin to remove the bucket; nothing when that is under way or done. The rest as `bucket.remove` has it."""
         known = self._removed.get(key)
         if known is None or not known.done:
             self._removed.setdefault(key, Removal())
-            self._removals.start(key, lambda: self._remove(key, wish, verified, announce))
+            self._removals.start(key, lambda: self._remove(key, wish, verified, announce, clear))
 
     def forget(self, key: ObjectKey) -> None:
         """The ObjectStore is gone."""
@@ -145,14 +145,16 @@ class Probes:
         self._checked[key] = Checked(wish, self._clock.monotonic(), ours, capabilities, wrong)
         self._tell(key)
 
-    async def _remove(self, key: ObjectKey, wish: Wish, verified: bool, announce: Announce) -> None:
+    async def _remove(self, key: ObjectKey, wish: Wish, verified: bool, announce: Announce, clear: Clear) -> None:
         pace = Backoff()
         told = self._clock.monotonic()
         while not self._removed[key].done:
             try:
                 async with self._stores.using(msgspec.structs.replace(wish.store, prefix="")) as root:
                     begun = self._removed[key].removed
-                    async for count in bucket.remove(root, wish.marker.uid, verified=verified, announce=announce):
+                    async for count in bucket.remove(
+                        root, wish.marker.uid, verified=verified, announce=announce, clear=clear
+                    ):
                         verified = True
                         self._removed[key] = Removal(begun + count)
                         if self._clock.monotonic() - told >= TELL_SECONDS:

@@ -8,6 +8,7 @@ a place in it. A pass with nothing to do writes nothing.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from yoban.domain.summary import Observation, Truth, fault, not_ready
 from yoban.errors import NotReady, Terminal, YobanError
@@ -19,6 +20,7 @@ from yoban.model.objectstore import FINALIZER, CleanUp, ObjectStore, ObjectStore
 from yoban.reconcilers.conditions import conditions_for
 from yoban.reconcilers.kinds import OBJECT_STORE
 from yoban.reconcilers.objectstore.bucket import BucketMarker
+from yoban.reconcilers.objectstore.places import may_share
 from yoban.reconcilers.objectstore.probes import Checked, Probes, Removal, Wish
 from yoban.reconcilers.shared import BY_POLICY, BY_STORE, Shared
 from yoban.runtime import Controller, Group, Manager, Result, intent_changed
@@ -138,23 +140,23 @@ class ObjectStoreReconciler:
             key,
             self._wish(obj, resource, store),
             verified=annotations_of(obj).get(REMOVING) == uid,
-            announce=lambda: self._begin_removal(obj, resource),
+            announce=lambda: self._note(obj, REMOVING, uid),
+            clear=lambda: self._require_clear(key, obj["spec"]),
         )
         await self._write_removal(obj, state or Removal())
         return Result(requeue_after=CHECK_FAILED_EVERY)
 
-    async def _begin_removal(self, obj: Obj, resource: ObjectStore) -> None:
-        """Note that the bucket is ours and is about to be emptied. Raises NotReady while others have a place in it."""
-        others = self._sharers(key_of(obj), resource)
+    def _require_clear(self, key: ObjectKey, spec: dict[str, Any]) -> None:
+        """Raise NotReady while others have, or may have, a place in the bucket."""
+        others = self._users(key) + self._sharers(key, spec)
         if others:
             raise NotReady(
-                "the bucket holds what others store",
-                object=f"bucket {resource.spec.bucket}",
+                "the bucket holds, or may hold, what others store",
+                object=f"bucket {spec['bucket']}",
                 cause=", ".join(others[:5]),
                 fix="delete those first, or set deletionPolicy: Retain",
                 reason="BucketShared",
             )
-        await self._note(obj, REMOVING, resource.metadata.uid)
 
     async def _write_removal(self, obj: Obj, state: Removal) -> None:
         if state.fault is not None:
@@ -169,17 +171,10 @@ class ObjectStoreReconciler:
         cleanup = CleanUp(removed=state.removed, state="Waiting" if state.fault else "Emptying")
         await self._write(obj, seen, cleanup=cleanup)
 
-    def _sharers(self, key: ObjectKey, resource: ObjectStore) -> list[str]:
-        """Other ObjectStores, of any namespace that we see, whose data lies in the same bucket."""
-        spec = resource.spec
-        place = (spec.provider, spec.endpoint, spec.bucket)
-        found = []
-        for other in self._shared.object_stores.store:
-            wanted = other.get("spec") or {}
-            theirs = (wanted.get("provider"), wanted.get("endpoint") or "", wanted.get("bucket"))
-            if key_of(other) != key and theirs == place:
-                found.append(f"ObjectStore {key_of(other)}")
-        return sorted(found)
+    def _sharers(self, key: ObjectKey, spec: dict[str, Any]) -> list[str]:
+        """Other ObjectStores, of any namespace that we see, whose data may lie in the same bucket."""
+        others = [other for other in self._shared.object_stores.store if key_of(other) != key]
+        return sorted(f"ObjectStore {key_of(other)}" for other in others if may_share(spec, other.get("spec") or {}))
 
     def _users(self, key: ObjectKey) -> list[str]:
         """Everybody who still needs the store: Databases first, they go first."""
@@ -189,7 +184,13 @@ class ObjectStoreReconciler:
         for policy in policies:
             used_by = shared.databases.store.by_index(BY_POLICY, str(key_of(policy)))
             names |= {f"Database {name_of(user)}" for user in used_by}
+        strays = {f"Database {name_of(user)}" for user in self._strays(key.namespace)} - names
+        names |= {f"{stray} (its BackupPolicy is missing)" for stray in strays}
         return sorted(names) + sorted(f"BackupPolicy {name_of(policy)}" for policy in policies)
+
+    def _strays(self, namespace: str) -> list[Obj]:
+        """Databases whose BackupPolicy is missing: they go on storing their log, in any ObjectStore of the namespace."""
+        return [user for user in self._shared.databases.store.objects(namespace) if _lacks_policy(self._shared, user)]
 
     async def _note(self, obj: Obj, annotation: str, value: str) -> None:
         key = key_of(obj)
@@ -225,6 +226,7 @@ def build(manager: Manager, shared: Shared, *, workers: int = 2) -> Controller:
     controller = Controller("objectstore", reconciler.reconcile, workers=workers)
     controller.watches(shared.object_stores, predicate=intent_changed)
     controller.watches(shared.policies, _stores_of_policy)
+    controller.watches(shared.policies, lambda obj: _stores_beside(shared, obj), predicate=intent_changed)
     controller.watches(shared.databases, lambda obj: _stores_of_database(shared, obj), predicate=intent_changed)
     manager.add(probes, Group.LEADER)
     manager.add(controller)
@@ -241,6 +243,18 @@ def _stores_of_database(shared: Shared, obj: Obj) -> list[ObjectKey]:
     spec, namespace = obj.get("spec") or {}, key_of(obj).namespace
     restore = (spec.get("bootstrap") or {}).get("restore") or {}
     names = [(restore.get("source") or {}).get("objectStore")]
+    if _lacks_policy(shared, obj):
+        return _stores_beside(shared, obj)
     policy = shared.policies.get(ObjectKey(namespace, (spec.get("backup") or {}).get("policy") or ""))
     found = [ObjectKey(namespace, name) for name in names if name]
     return found + (_stores_of_policy(policy) if policy is not None else [])
+
+
+def _stores_beside(shared: Shared, obj: Obj) -> list[ObjectKey]:
+    """All ObjectStores of the namespace: a BackupPolicy that comes or goes says of each whether it is used."""
+    return [key_of(store) for store in shared.object_stores.store.objects(key_of(obj).namespace)]
+
+
+def _lacks_policy(shared: Shared, database: Obj) -> bool:
+    name = ((database.get("spec") or {}).get("backup") or {}).get("policy") or ""
+    return name != "" and shared.policies.get(ObjectKey(key_of(database).namespace, name)) is None

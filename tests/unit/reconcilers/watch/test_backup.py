@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import asyncio
 import json
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 from yoban.domain.identity import backup_id
 from yoban.errors import AccessDenied, Unavailable
 from yoban.kube.errors import Unreachable
 from yoban.model.control import BackupResult, LeaseState, Problem, Progress
+from yoban.reconcilers.catalogues import Catalogues
 from yoban.reconcilers.kinds import BACKUP, BACKUP_POLICY, DATABASE, OBJECT_STORE
 
 from tests.unit.reconcilers.watch.world import FakeAgent, World, primary, replica
@@ -361,10 +364,137 @@ async def test_deleting_a_backup_never_removes_what_is_stored(shop: World):
     assert any("spec" in one and one["spec"].get("id") for one in shop.backups())
 
 
+async def test_bug_a_backup_deleted_right_after_a_start_of_the_operator_ran_on(shop: World):
+    shop.backup()
+    agent, job = await begun(shop)
+    await shop.restart()
+    await shop.delete(BACKUP, "b")
+    await shop.until(lambda: "skip-cleanup" in str(shop.status(BACKUP, "b").get("message")))
+    await shop.rest(300)
+    assert shop.find(BACKUP, "b") is not None and agent.cancelled == []
+    shop.observe(n1=primary(("orders-2", "orders-3")), n2=replica(), n3=replica())
+    await shop.until(lambda: shop.find(BACKUP, "b") is None)
+    assert agent.cancelled == [job]
+
+
+@pytest.mark.parametrize("end", ["deadline", "database", "instance"])
+async def test_a_deleted_backup_that_nobody_can_end_any_more_goes(shop: World, end: str):
+    shop.backup(deadline="30m")
+    agent, _ = await begun(shop)
+    await shop.restart()
+    await shop.delete(BACKUP, "b")
+    await shop.rest(300)
+    assert shop.find(BACKUP, "b") is not None
+    if end == "database":
+        shop.server.remove(DATABASE, "shop", "orders")
+    elif end == "instance":
+        shop.observe(n1=primary(("orders-2",)), n2=replica())
+    await shop.until(lambda: shop.find(BACKUP, "b") is None, 1600 if end == "deadline" else 60)
+    assert agent.cancelled == []
+
+
+async def test_bug_a_backup_that_cannot_be_read_had_no_condition(shop: World):
+    shop.backup(deadline="40000d")
+    await shop.until(lambda: phase(shop) == "Failed")
+    assert reason(shop) == "InvalidSpec"
+    message = shop.condition(BACKUP, "b", "Completed")[2]
+    assert "spec.deadline" in message and "100 years" in message and "make another Backup" in message
+    before = len([one for one in shop.server.writes() if one.name == "b"])
+    await shop.restart()
+    await shop.rest(600)
+    assert len([one for one in shop.server.writes() if one.name == "b"]) == before
+    await shop.delete(BACKUP, "b")
+    await shop.until(lambda: shop.find(BACKUP, "b") is None)
+
+
+async def test_a_backup_that_cannot_be_read_any_more_can_be_deleted(shop: World):
+    shop.backup()
+    await begun(shop)
+    shop.server.edit(BACKUP, "shop", "b", lambda obj: obj["spec"].update(deadline="40000d"))
+    await shop.delete(BACKUP, "b")
+    await shop.until(lambda: shop.find(BACKUP, "b") is None)
+
+
+async def test_a_stored_backup_that_cannot_be_read_is_not_told_to_have_failed(shop: World):
+    shop.backup()
+    await finish(shop)
+    shop.server.edit(BACKUP, "shop", "b", lambda obj: obj["spec"].update(deadline="40000d"))
+    await shop.rest(600)
+    assert phase(shop) == "Completed" and journal(shop)["outcome"] == "completed"
+
+
+async def test_a_backup_of_a_database_that_cannot_be_read_says_so(shop: World):
+    shop.server.edit(DATABASE, "shop", "orders", lambda obj: obj["spec"].update(instances="many"))
+    shop.backup()
+    await shop.until(lambda: reason(shop) == "InvalidSpec")
+    assert "spec.instances" in shop.condition(BACKUP, "b", "Completed")[2]
+    assert phase(shop) == "Pending"
+
+
 async def test_a_backup_whose_data_went_goes_too(shop: World):
     shop.backup()
     await finish(shop)
     shop.lose(str(journal(shop)["id"]))
+    await shop.until(lambda: shop.find(BACKUP, "b") is None, 600)
+
+
+async def test_bug_a_backup_went_when_its_database_was_made_again_under_its_name(shop: World):
+    shop.backup()
+    await finish(shop)
+    shop.server.remove(DATABASE, "shop", "orders")
+    shop.database()
+    await shop.rest(3600)
+    assert phase(shop) == "Completed"
+    assert shop.find(BACKUP, "orders-20251231t000000z-abcdef") is not None
+
+
+async def test_bug_backups_went_when_the_policy_named_another_store(shop: World):
+    shop.backup()
+    await finish(shop)
+    await shop.bucket("elsewhere").bucket.create()
+    shop.store("elsewhere", bucket="elsewhere")
+    shop.policy(maximumAge="365d", destinations=[{"objectStore": "elsewhere"}])
+    await shop.rest(3600)
+    assert phase(shop) == "Completed" and shop.status(BACKUP, "b")["objectStore"] == "s3"
+    assert shop.find(BACKUP, "orders-20251231t000000z-abcdef") is not None
+    # Back in the old store the object is kept in step with it again.
+    shop.policy(maximumAge="365d")
+    shop.lose(str(journal(shop)["id"]))
+    await shop.until(lambda: shop.find(BACKUP, "b") is None, 1200)
+
+
+async def test_bug_a_backup_went_because_a_listing_of_another_store_was_taken_for_its_own(
+    shop: World, monkeypatch: pytest.MonkeyPatch
+):
+    shop.backup()
+    await finish(shop)
+    await shop.bucket("elsewhere").bucket.create()
+    shop.store("elsewhere", bucket="elsewhere")
+    shop.policy(maximumAge="365d", destinations=[{"objectStore": "elsewhere"}])
+    await shop.rest(600)
+    look = Catalogues._look
+
+    async def slowly(self: Catalogues, place: Any) -> Any:
+        await asyncio.sleep(20)
+        return await look(self, place)
+
+    monkeypatch.setattr(Catalogues, "_look", slowly)
+    shop.policy(maximumAge="365d")
+    for number in range(10):
+        await shop.rest(1)
+        shop.annotate(BACKUP, "b", touched=str(number))
+    await shop.rest(600)
+    assert phase(shop) == "Completed"
+
+
+async def test_a_backup_that_was_noted_by_an_older_release_is_followed(shop: World):
+    shop.backup()
+    await finish(shop)
+    older = {key: value for key, value in journal(shop).items() if key not in ("store", "incarnation")}
+    shop.annotate(BACKUP, "b", run=json.dumps(older))
+    await shop.rest(600)
+    assert phase(shop) == "Completed" and shop.status(BACKUP, "b")["objectStore"] == "s3"
+    shop.lose(str(older["id"]))
     await shop.until(lambda: shop.find(BACKUP, "b") is None, 600)
 
 

@@ -7,7 +7,11 @@ from yoban.domain.compliance import Verdict
 from yoban.kube.errors import Unreachable
 from yoban.kube.objects import ObjectKey
 from yoban.model.control import ArchiveState, BackupResult, LeaseState, Problem
+from yoban.model.database import Database
+from yoban.reconcilers.backuppolicy import reconcile
+from yoban.reconcilers.destination import Destination
 from yoban.reconcilers.kinds import BACKUP, BACKUP_POLICY, DATABASE
+from yoban.reconcilers.shared import Shared
 from yoban.repository.layout import Layout
 
 from tests.unit.reconcilers.watch.world import NS, World, primary, replica
@@ -38,7 +42,7 @@ def run_of(world: World, name: str) -> dict[str, object]:
     return dict(json.loads(((obj or {"metadata": {}})["metadata"].get("annotations") or {}).get("yoban.dev/run", "{}")))
 
 
-async def serve(world: World, name: str) -> None:
+async def serve(world: World, name: str, **stored: object) -> None:
     """The agents make the backup: it is stored and its job done."""
     run = await world.until(lambda: run_of(world, name))
     obj = world.find(BACKUP, name)
@@ -47,7 +51,7 @@ async def serve(world: World, name: str) -> None:
     job = obj["metadata"]["uid"] if attempt == 1 else f"{obj['metadata']['uid']}-{attempt}"
     agent = world.agent(str(run["instance"]))
     await world.until(lambda: job in agent.requests)
-    await world.stored(str(run["id"]))
+    await world.stored(str(run["id"]), **stored)
     now = world.clock.now()
     agent.job(
         job,
@@ -164,14 +168,113 @@ async def test_failure_32_a_backup_that_failed_does_not_end_the_schedule(shop: W
     await shop.until(lambda: verdict(shop).satisfied is True)
 
 
+async def test_bug_another_policy_never_asked_for_a_backup_because_a_failed_one_had_the_name(shop: World):
+    shop.policy()
+    (first,) = await shop.until(lambda: asked(shop))
+    await fail(shop, first)
+    shop.policy("other")
+    shop.server.edit(DATABASE, NS, "orders", lambda obj: obj["spec"]["backup"].update(policy="other"))
+    await shop.until(lambda: verdict(shop).reason == "BackupFailed")
+    await shop.until(lambda: asked(shop) == [first, f"{first}-2"], 600)
+    assert shop.find(BACKUP, f"{first}-2")["metadata"]["labels"]["yoban.dev/policy"] == "other"
+    await serve(shop, f"{first}-2")
+    await shop.until(lambda: verdict(shop).satisfied is True)
+
+
+async def test_another_store_gets_a_backup_although_one_in_the_old_store_has_the_name(shop: World):
+    shop.policy()
+    (first,) = await shop.until(lambda: asked(shop))
+    await serve(shop, first)
+    await shop.bucket("elsewhere").bucket.create()
+    shop.store("elsewhere", bucket="elsewhere")
+    shop.policy("other", destinations=[{"objectStore": "elsewhere"}])
+    shop.server.edit(DATABASE, NS, "orders", lambda obj: obj["spec"]["backup"].update(policy="other"))
+    await shop.until(lambda: len(asked(shop)) == 2, 600)
+
+
+async def test_bug_a_stored_backup_that_cannot_be_used_ended_all_backups(shop: World):
+    shop.server.edit(DATABASE, NS, "orders", lambda obj: obj["spec"].update(engine="counting"))
+    shop.policy()
+    (first,) = await shop.until(lambda: asked(shop))
+    without_log = {"line": "1", "begin_line": "1", "first_segment": "1-0000", "last_segment": "1-0001"}
+    await serve(shop, first, segment_bytes=100, **without_log)
+    ended = shop.clock.monotonic()
+    await shop.until(lambda: asked(shop) == [first, f"{first}-2"], 900)
+    assert shop.clock.monotonic() - ended > 290
+    for number in (0, 1):
+        await shop.bucket().put(Layout(shop.path()).segment("1", f"1-000{number}"), b"x")
+    await serve(shop, f"{first}-2", segment_bytes=100, **without_log)
+    await shop.rest(7200)
+    assert asked(shop) == [first, f"{first}-2"]
+
+
+async def test_a_backup_that_no_listing_can_have_shown_yet_is_waited_for(shop: World, monkeypatch: pytest.MonkeyPatch):
+    shop.policy()
+    (first,) = await shop.until(lambda: asked(shop))
+    monkeypatch.setattr(shop.shared.catalogues, "_period", 7200.0)
+    monkeypatch.setattr(shop.shared.catalogues, "demand", lambda key: None)
+    await shop.rest(60)
+    await serve(shop, first)
+    await shop.rest(3600)
+    assert asked(shop) == [first]
+
+
+async def test_bug_an_attempt_that_was_deleted_left_its_number_to_one_that_is_there(shop: World):
+    shop.policy()
+    (first,) = await shop.until(lambda: asked(shop))
+    await fail(shop, first)
+    await shop.until(lambda: shop.find(BACKUP, f"{first}-2"), 600)
+    await fail(shop, f"{first}-2")
+    await shop.delete(BACKUP, first)
+    await shop.until(lambda: shop.find(BACKUP, f"{first}-3"), 3600)
+    assert asked(shop) == [f"{first}-2", f"{first}-3"]
+
+
+async def test_bug_a_backup_that_cannot_be_read_ended_all_scheduled_ones(shop: World):
+    shop.backup("b", deadline="40000d")
+    shop.policy()
+    await shop.until(lambda: len(asked(shop)) == 2)
+    await serve(shop, max(asked(shop)))
+
+
+async def test_bug_an_error_that_nobody_expected_stopped_the_policy_for_all_its_databases(
+    shop: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    found = reconcile.destination
+
+    async def broken(shared: Shared, database: Database) -> Destination:
+        if database.metadata.name == "apples":
+            raise ValueError("secret=hunter2")
+        return await found(shared, database)
+
+    monkeypatch.setattr(reconcile, "destination", broken)
+    shop.database("apples")
+    shop.policy()
+    await serve(shop, (await shop.until(lambda: asked(shop)))[0])
+    await shop.until(lambda: shop.status(BACKUP_POLICY, "nightly").get("satisfied") == 1)
+    assert verdict(shop, "apples").reason == "InternalError"
+    assert "unexpected ValueError" in shop.condition(BACKUP_POLICY, "nightly")[2]
+    assert "hunter2" not in str(shop.status(BACKUP_POLICY, "nightly"))
+    assert any(one.exc_info and "shop/apples" in one.message for one in caplog.records)
+
+
+@pytest.mark.parametrize(
+    "spec, reason", [({"maximumAge": "5s"}, "MaximumAgeTooShort"), ({"backupDeadline": "0s"}, "DeadlineTooShort")]
+)
+async def test_bug_times_that_no_backup_can_keep_were_accepted(shop: World, spec, reason):
+    shop.policy(**spec)
+    await shop.until(lambda: shop.condition(BACKUP_POLICY, "nightly")[1] == reason)
+    assert "1m" in shop.condition(BACKUP_POLICY, "nightly")[2]
+    await shop.rest(600)
+    assert asked(shop) == []
+
+
 async def test_each_backup_is_the_root_of_its_own_trace(shop: World):
     from opentelemetry import trace
     from opentelemetry.sdk.trace import TracerProvider
 
     provider = TracerProvider()
     tracer = provider.get_tracer("test")
-    from yoban.reconcilers.backuppolicy import reconcile
-
     before = reconcile._tracer
     reconcile._tracer = tracer
     try:

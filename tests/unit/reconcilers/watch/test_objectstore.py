@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+
 import msgspec
 import pytest
 from yoban.reconcilers.kinds import BACKUP_POLICY, DATABASE, OBJECT_STORE
 from yoban.reconcilers.objectstore.bucket import MARKER, BucketMarker
+from yoban.reconcilers.objectstore.places import may_be_one
+from yoban.testing.memory_store import MemoryBucketAdmin
 
 from tests.unit.reconcilers.watch.world import World
 
@@ -148,6 +153,35 @@ async def test_deletion_waits_while_somebody_uses_it(world: World):
     assert "backups" in world.cloud.buckets
 
 
+async def test_bug_a_database_whose_policy_was_deleted_did_not_count_as_a_user(world: World):
+    world.store(bucket="fresh", create=True, deletionPolicy="Delete")
+    world.policy()
+    world.database()
+    await world.until(lambda: world.status(OBJECT_STORE, "s3").get("users") == 2)
+    await world.bucket("fresh").put("shop/orders/backup", b"x")
+    await world.delete(BACKUP_POLICY, "nightly")
+    await world.until(lambda: world.status(OBJECT_STORE, "s3").get("users") == 1)
+    await world.delete(OBJECT_STORE, "s3")
+    assert "Database orders (its BackupPolicy is missing)" in await becomes(world, "InUse")
+    await world.rest(600)
+    assert world.bucket("fresh").raw("shop/orders/backup") == b"x"
+    world.store("elsewhere")
+    world.policy(destinations=[{"objectStore": "elsewhere"}])
+    await world.until(lambda: world.find(OBJECT_STORE, "s3") is None)
+
+
+async def test_a_database_that_goes_after_its_policy_lets_the_store_go(world: World):
+    world.store()
+    world.policy()
+    world.database()
+    await becomes(world, "Reachable")
+    await world.delete(BACKUP_POLICY, "nightly")
+    await world.delete(OBJECT_STORE, "s3")
+    await becomes(world, "InUse")
+    await world.delete(DATABASE, "orders")
+    await world.until(lambda: world.find(OBJECT_STORE, "s3") is None, 10)
+
+
 async def test_a_bucket_of_ours_is_emptied_and_removed(world: World):
     world.store(bucket="fresh", create=True, deletionPolicy="Delete")
     await becomes(world, "Reachable")
@@ -175,6 +209,105 @@ async def test_bug_a_bucket_was_emptied_with_what_another_objectstore_had_in_it(
     await world.delete(OBJECT_STORE, "other")
     await world.until(lambda: world.find(OBJECT_STORE, "s3") is None)
     assert "fresh" not in world.cloud.buckets
+
+
+async def test_bug_a_removal_that_was_tried_again_emptied_the_bucket_of_an_objectstore_made_meanwhile(world: World):
+    made = world.store(bucket="fresh", create=True, deletionPolicy="Delete")
+    await becomes(world, "Reachable")
+    # The operator ended in the middle of the purge, and stays away while another one begins to use the bucket.
+    world.annotate(OBJECT_STORE, "s3", bucket_removing=made["metadata"]["uid"])
+    await world.stop()
+    world.server.edit(
+        OBJECT_STORE, "shop", "s3", lambda obj: obj["metadata"].update(deletionTimestamp="2026-01-01T00:20:00Z")
+    )
+    world.store("other", bucket="fresh", prefix="other")
+    await world.bucket("fresh").put("other/shop/orders/backup", b"x")
+    await world.start()
+    assert "ObjectStore shop/other" in await becomes(world, "BucketShared")
+    await world.rest(600)
+    assert world.bucket("fresh").raw("other/shop/orders/backup") == b"x"
+    await world.delete(OBJECT_STORE, "other")
+    await world.until(lambda: world.find(OBJECT_STORE, "s3") is None)
+    assert "fresh" not in world.cloud.buckets
+
+
+async def test_bug_a_bucket_was_emptied_to_its_end_although_an_objectstore_came_meanwhile(
+    world: World, monkeypatch: pytest.MonkeyPatch
+):
+    purge = MemoryBucketAdmin.purge
+
+    async def slowly(self: MemoryBucketAdmin) -> AsyncIterator[int]:
+        async for count in purge(self):
+            await asyncio.sleep(1)
+            yield count
+
+    monkeypatch.setattr(MemoryBucketAdmin, "purge", slowly)
+    world.store(bucket="fresh", create=True, deletionPolicy="Delete")
+    await becomes(world, "Reachable")
+    for number in range(60):
+        await world.bucket("fresh").put(f"data/{number}", b"x")
+    await world.delete(OBJECT_STORE, "s3")
+    await becomes(world, "Emptying")
+    world.store("other", bucket="fresh", prefix="data")
+    assert "ObjectStore shop/other" in await becomes(world, "BucketShared")
+    await world.rest(600)
+    assert len(world.bucket("fresh").keys()) > 30
+    await world.delete(OBJECT_STORE, "other")
+    await world.until(lambda: world.find(OBJECT_STORE, "s3") is None)
+
+
+async def test_bug_the_same_bucket_at_an_endpoint_written_otherwise_was_not_recognised(world: World):
+    world.store(bucket="fresh", endpoint="https://minio.shop:9000", create=True, deletionPolicy="Delete")
+    await becomes(world, "Reachable")
+    world.store("other", bucket="fresh", prefix="other", endpoint="https://MinIO.shop.svc.cluster.local:9000/")
+    await becomes(world, "Reachable", "other")
+    await world.bucket("fresh").put("other/shop/orders/backup", b"x")
+    await world.delete(OBJECT_STORE, "s3")
+    assert "ObjectStore shop/other" in await becomes(world, "BucketShared")
+    await world.rest(600)
+    assert world.bucket("fresh").raw("other/shop/orders/backup") == b"x"
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        ("", ""),
+        ("https://minio:9000", "https://minio:9000/"),
+        ("https://minio:9000", "HTTPS://MINIO:9000"),
+        ("https://s3.example.com", "https://s3.example.com:443"),
+        ("http://s3.example.com:80", "https://s3.example.com."),
+        ("http://minio.shop", "http://minio.shop.svc"),
+        ("http://minio.shop.svc:9000", "http://minio.shop.svc.cluster.local:9000"),
+        ("http://minio.shop.svc:9000", "http://minio.shop.svc.another.domain:9000"),
+        ("http://minio:9000", "http://minio.shop.svc:9000"),
+        ("http://0.minio.shop.svc:9000", "http://0.minio.shop:9000"),
+        ("", "https://s3.amazonaws.com"),
+        ("", "https://s3.eu-central-1.amazonaws.com"),
+        ("", "https://bucket.vpce-1.s3.eu-central-1.vpce.amazonaws.com"),
+        ("http://[fd00::1]:9000", "http://[FD00::1]:9000/"),
+        ("http://[fd00::1:9000", "http://[FD00::1:9000/"),
+    ],
+)
+def test_endpoints_that_may_be_one_service(left: str, right: str):
+    assert may_be_one(left, right) and may_be_one(right, left)
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        ("http://minio:9000", "http://minio:9001"),
+        ("http://minio.shop:9000", "http://minio.other:9000"),
+        ("http://minio:9000", "http://minio2:9000"),
+        ("http://minio:9000", "http://minio.example.com:9000"),
+        ("https://gate/one", "https://gate/two"),
+        ("", "http://minio.shop.svc:9000"),
+        ("", "http://minio:9000"),
+        ("", "http://10.0.0.1:9000"),
+        ("", "http://[fd00::1]:9000"),
+    ],
+)
+def test_endpoints_that_are_two(left: str, right: str):
+    assert not may_be_one(left, right) and not may_be_one(right, left)
 
 
 async def test_retain_is_the_default(world: World):

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 from yoban.errors import AccessDenied, InvalidInput, NotFound, Unavailable
 from yoban.kube.objects import ObjectKey
 from yoban.model.control import Push
 from yoban.model.instance import InstanceDocument, LeaseDocument, Member, StoreDocument
-from yoban.plugins import RecoveryTarget
+from yoban.plugins import ObjectStore, RecoveryTarget, StoreConfig
 from yoban.reconcilers.observers import Tasks
 from yoban.reconcilers.stores import OPEN, store_config
+from yoban.testing.memory_store import MemoryProvider, MemoryStore
 
 from tests.unit.reconcilers.watch.world import CREDENTIALS, NS, GuardedProvider, World, primary, replica
 
@@ -312,6 +315,94 @@ async def test_open_stores_are_shared_and_idle_ones_closed(world: World):
         assert again.name == "b0"  # type: ignore[attr-defined]
     await stores.close()
     assert provider.closed == OPEN + 7
+
+
+async def test_bug_idle_stores_were_closed_under_who_had_just_taken_them(world: World, monkeypatch: pytest.MonkeyPatch):
+    stores = world.shared.stores
+    documents = [StoreDocument(provider="slow", bucket=f"b{number}") for number in range(OPEN + 2)]
+    opened: dict[str, int] = {}
+
+    class Slow(MemoryProvider):
+        name = "slow"
+
+        @asynccontextmanager
+        async def open(self, config: StoreConfig) -> AsyncIterator[ObjectStore]:
+            opened[config.bucket] = opened.get(config.bucket, 0) + 1
+            try:
+                yield MemoryStore(world.cloud, config.bucket)
+            finally:
+                await asyncio.sleep(1)
+                opened[config.bucket] -= 1
+
+    providers = world.registry._providers
+    monkeypatch.setitem(providers, "slow", (Slow(world.cloud), providers["memory"][1]))
+
+    async def use(document: StoreDocument, seconds: float) -> None:
+        async with stores.using(document):
+            await asyncio.sleep(seconds)
+
+    async def fill() -> None:
+        for document in documents[:OPEN]:
+            await use(document, 0)
+
+    await fill()
+    # One ends that finds two too many; while it closes the first somebody takes the second.
+    async with asyncio.TaskGroup() as group:
+        group.create_task(use(documents[OPEN], 1))
+        group.create_task(use(documents[OPEN + 1], 8))
+        await asyncio.sleep(1.5)
+        async with stores.using(documents[1]) as taken:
+            await asyncio.sleep(3)
+            async with stores.using(documents[1]) as again:
+                assert again is taken and opened["b1"] == 1
+    await stores.close()
+    assert set(opened.values()) == {0}
+    await fill()
+    # Two end at once and find the same.
+    async with asyncio.TaskGroup() as group:
+        group.create_task(use(documents[OPEN], 1))
+        group.create_task(use(documents[OPEN + 1], 1))
+    await stores.close()
+    assert set(opened.values()) == {0}
+
+
+async def test_bug_a_store_that_two_opened_at_once_was_closed_under_one_of_them(
+    world: World, monkeypatch: pytest.MonkeyPatch
+):
+    stores = world.shared.stores
+    ended: list[int] = []
+
+    class Slow(MemoryProvider):
+        name = "slow"
+        count = 0
+
+        @asynccontextmanager
+        async def open(self, config: StoreConfig) -> AsyncIterator[ObjectStore]:
+            self.count = number = self.count + 1
+            await asyncio.sleep(number)
+            try:
+                yield MemoryStore(world.cloud, config.bucket)
+            finally:
+                await asyncio.sleep(3)
+                ended.append(number)
+
+    providers = world.registry._providers
+    monkeypatch.setitem(providers, "slow", (Slow(world.cloud), providers["memory"][1]))
+    document = StoreDocument(provider="slow", bucket="b")
+
+    async def use() -> None:
+        async with stores.using(document):
+            await asyncio.sleep(2)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(use())
+        group.create_task(use())
+        await asyncio.sleep(3.5)
+        await stores.close()  # the first has ended, the second still closes what it opened for nothing
+        assert ended == []
+    assert ended == [2]
+    await stores.close()
+    assert ended == [2, 1]
 
 
 async def test_what_does_not_exist_is_named(world: World):
