@@ -117,10 +117,14 @@ def assemble(settings: Settings, registry: Registry, telemetry: Telemetry, clien
     manager.add(Memory(), Group.HTTP)
     shared = share(manager, registry, recorder=recorder)
     figures.observe(shared.databases.store.objects, shared.backups.store.objects)
-    objectstore.build(manager, shared)
-    backup.build(manager, shared)
-    backuppolicy.build(manager, shared)
-    database.build(manager, shared, database.operator_facts(settings, os.environ), workers=settings.workers)
+    facts = database.operator_facts(settings, os.environ)
+    for controller in (
+        objectstore.build(manager, shared),
+        backup.build(manager, shared),
+        backuppolicy.build(manager, shared),
+        database.build(manager, shared, facts, workers=settings.workers),
+    ):
+        controller.deadline = settings.reconcile_deadline
     return manager
 
 
@@ -132,5 +136,6 @@ def _elector(settings: Settings, client: Client) -> Elector:
         settings.lease_name,
         process_identity(),
         duration=math.ceil(timings.duration),
+        timeout=timings.request,
     )
     return Elector(lock, timings, watchdog=Watchdog())

@@ -1,8 +1,9 @@
 """Whether a live object already is as desired, as pure functions.
 
 Guarantees: `covers` never says yes when a desired field is missing or different; lists that Kubernetes merges by a key
-(names of containers, types of conditions …) may hold more entries than desired. It may say no where the server only
-writes a value in another form (`1000m` as `1`): the applier remembers such forms. Does not know schemas.
+(names of containers, types of conditions …) may hold more entries than desired, others may not. It may say no where the
+server only writes a value in another form (`1000m` as `1`): the applier remembers such forms. Of schemas it knows the names
+of those lists, and nothing else.
 """
 
 from __future__ import annotations
@@ -14,10 +15,40 @@ from typing import Any
 import msgspec
 
 _MERGE_KEYS = ("name", "uid", "type", "mountPath", "devicePath", "containerPort", "port", "ip", "key", "topologyKey")
+_MAPS = frozenset(
+    (
+        "claims",
+        "conditions",
+        "containers",
+        "env",
+        "ephemeralContainers",
+        "hostAliases",
+        "imagePullSecrets",
+        "initContainers",
+        "instances",  # of a Database's status
+        "ownerReferences",
+        "ports",  # but see _RULES
+        "resourceClaims",
+        "secrets",
+        "topologySpreadConstraints",
+        "volumeDevices",
+        "volumeMounts",
+        "volumes",
+    )
+)
+"""Lists that are maps in the schemas (`x-kubernetes-list-type: map`): an apply leaves others' entries in them alone, so they
+are no drift. In all other lists an entry too many is drift, and an apply takes it away."""
+_SETS = frozenset(("finalizers",))
+_RULES = frozenset(("ingress", "egress"))
+"""Of a NetworkPolicy: the lists below them, `ports` too, belong to one manager as a whole."""
 
 
 def covers(live: Any, desired: Any) -> bool:
     """Whether every field of `desired` is in `live` with that value."""
+    return _covers(live, desired, "", in_rule=False)
+
+
+def _covers(live: Any, desired: Any, field: str, *, in_rule: bool) -> bool:
     if isinstance(desired, dict):
         if not isinstance(live, dict):
             return not desired and live is None  # an empty map may be dropped by the server
@@ -26,26 +57,35 @@ def covers(live: Any, desired: Any) -> bool:
                 if value in (None, {}, []):
                     continue
                 return False
-            if not covers(live[name], value):
+            if not _covers(live[name], value, name, in_rule=in_rule or name in _RULES):
                 return False
         return True
     if isinstance(desired, list):
         if not isinstance(live, list):
             return not desired and live is None
-        return _covers_list(live, desired)
+        return _covers_list(live, desired, field, in_rule=in_rule)
     if isinstance(desired, bool) or isinstance(live, bool):
         return desired is live
     return bool(live == desired)
 
 
-def _covers_list(live: list[Any], desired: list[Any]) -> bool:
-    if len(live) == len(desired) and all(covers(a, b) for a, b in zip(live, desired, strict=True)):
-        return True
+def _covers_list(live: list[Any], desired: list[Any], field: str, *, in_rule: bool) -> bool:
+    if field in _SETS:
+        return all(entry in live for entry in desired)
+    if len(live) == len(desired):
+        if all(_covers(a, b, "", in_rule=in_rule) for a, b in zip(live, desired, strict=True)):
+            return True
+    elif not _is_map(field, in_rule):
+        return False
     key = merge_key(desired, live)
     if key is None:
         return False
     by_key = {entry[key]: entry for entry in live}
-    return all(entry[key] in by_key and covers(by_key[entry[key]], entry) for entry in desired)
+    return all(entry[key] in by_key and _covers(by_key[entry[key]], entry, "", in_rule=in_rule) for entry in desired)
+
+
+def _is_map(field: str, in_rule: bool) -> bool:
+    return field in _MAPS and not in_rule
 
 
 def merge_key(*lists: list[Any]) -> str | None:
@@ -64,15 +104,27 @@ def _is_key(key: str, entries: list[Any]) -> bool:
 
 def project(live: Any, desired: Any) -> Any:
     """The part of `live` that `desired` speaks of, in the form in which the server has it."""
+    return _project(live, desired, "", in_rule=False)
+
+
+def _project(live: Any, desired: Any, field: str, *, in_rule: bool) -> Any:
     if isinstance(desired, dict) and isinstance(live, dict):
-        return {name: project(live[name], value) for name, value in desired.items() if name in live}
+        return {
+            name: _project(live[name], value, name, in_rule=in_rule or name in _RULES)
+            for name, value in desired.items()
+            if name in live
+        }
     if isinstance(desired, list) and isinstance(live, list):
+        if field in _SETS:
+            return [entry for entry in desired if entry in live]
         if len(live) == len(desired):
-            return [project(a, b) for a, b in zip(live, desired, strict=True)]
-        key = merge_key(desired, live)
+            return [_project(a, b, "", in_rule=in_rule) for a, b in zip(live, desired, strict=True)]
+        key = merge_key(desired, live) if _is_map(field, in_rule) else None
         if key is not None:
             by_key = {entry[key]: entry for entry in live}
-            return [project(by_key[entry[key]], entry) for entry in desired if entry[key] in by_key]
+            return [
+                _project(by_key[entry[key]], entry, "", in_rule=in_rule) for entry in desired if entry[key] in by_key
+            ]
     return live
 
 

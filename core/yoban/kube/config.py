@@ -100,6 +100,13 @@ class ClusterConfig:
             _load_client_cert(context, self.client_cert)
         return context
 
+    def read_ca(self) -> bytes:
+        """The content of `ca_file` now; empty without one, and when it cannot be read."""
+        try:
+            return self.ca_file.read_bytes() if self.ca_file else b""
+        except OSError:
+            return b""
+
 
 def _load_client_cert(context: ssl.SSLContext, pem: bytes) -> None:
     # The ssl module takes a path only; the file is ours alone and lives for the length of this call.

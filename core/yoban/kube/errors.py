@@ -135,7 +135,10 @@ class ServerError(ApiError):
 
 
 class Unreachable(ServerError):
-    """No answer: connection refused or lost, name unknown, TLS failed. `sent` tells whether the request may have left."""
+    """No answer: connection refused or lost, name unknown, TLS failed, no token to be had.
+
+    `sent` tells whether the request may have left.
+    """
 
     reason = "Unreachable"
 

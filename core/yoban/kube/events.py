@@ -297,6 +297,9 @@ class Recorder:
             except ApiError as error:
                 log.warning("an event was refused: %s", error)
                 break
+            except Exception:  # else it would be the end of the recorder, and of all events after this one
+                log.exception("an event is lost")
+                break
             else:
                 events_total.add("recorded")
                 return True

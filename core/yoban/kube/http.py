@@ -86,6 +86,8 @@ class Connection(asyncio.Protocol):
         self.used = False
         """Whether an answer was read from it before."""
         self.idle_since = 0.0
+        self.begun = False
+        """Whether any byte of the answer under way has come."""
         self.status = 0
         """Of the answer under way; 0 before its head has come."""
         self.headers: dict[str, str] = {}
@@ -101,7 +103,7 @@ class Connection(asyncio.Protocol):
     def send(self, method: str, data: bytes) -> None:
         """Send head and body of a request; the answer before must have been read."""
         assert self._transport is not None and self._state is _State.IDLE
-        self._method, self._state = method, _State.HEAD
+        self._method, self._state, self.begun = method, _State.HEAD, False
         self._transport.write(data)
 
     async def head(self) -> int:
@@ -178,6 +180,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
+        self.begun = True
         if self._rest:
             data, self._rest = self._rest + data, b""
         try:
@@ -195,7 +198,8 @@ class Connection(asyncio.Protocol):
             self._waiter.set_result(None)
 
     def _fail(self, why: str) -> None:
-        self._error = Broken(f"the connection broke ({why})", begun=self.status != 0 or bool(self._rest))
+        if self._error is None:  # what comes after is our own closing
+            self._error = Broken(f"the connection broke ({why})", begun=self.begun)
 
     # -- the bytes of an answer
 
@@ -325,6 +329,7 @@ class Pool:
         while True:
             connection = self._reused() or await self._new()
             self._busy.add(connection)
+            sent_at = asyncio.get_running_loop().time()
             try:
                 connection.send(method, data)
                 await connection.head()
@@ -333,10 +338,19 @@ class Pool:
                 if error.begun or not connection.used or method not in _REPEATED:
                     raise
             except BaseException:
+                if connection.used and not connection.begun:  # given up: whoever was there may be gone without a word
+                    self._distrust(sent_at)
                 self.release(connection)
                 raise
             else:
                 return connection
+
+    def _distrust(self, since: float) -> None:
+        """Close the idle connections that have not been heard from since loop time `since`."""
+        for connection in self._idle:
+            if connection.idle_since <= since:
+                connection.abort()
+        self._idle = [connection for connection in self._idle if connection.idle_since > since]
 
     def _request(self, method: str, target: str, headers: dict[str, str], body: bytes, *, sized: bool) -> bytes:
         if headers != self._last_headers:  # token and content type: the same for most of the requests in a row
@@ -377,11 +391,12 @@ class Pool:
         failures: list[str] = []
         untrusted = False
         for number, (family, kind, protocol, _, address) in enumerate(addresses, 1):
-            made = socket.socket(family, kind, protocol)
-            made.setblocking(False)
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
-            self._sockets.add(made)
+            made: socket.socket | None = None
             try:
+                made = socket.socket(family, kind, protocol)
+                made.setblocking(False)
+                made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+                self._sockets.add(made)
                 async with asyncio.timeout(CONNECT_SECONDS if number < len(addresses) else None):
                     await loop.sock_connect(made, address)
                     _, connection = await loop.create_connection(
@@ -392,11 +407,13 @@ class Pool:
                     )
                 return connection
             except OSError as error:  # TimeoutError and ssl.SSLError among them
-                made.close()
+                if made is not None:
+                    made.close()
                 failures.append(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
                 untrusted = isinstance(error, ssl.SSLCertVerificationError)
             except BaseException:
-                made.close()
+                if made is not None:
+                    made.close()
                 raise
         raise NotConnected("; ".join(failures), untrusted=untrusted)
 

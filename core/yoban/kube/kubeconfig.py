@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ import yaml
 from yoban.errors import InvalidInput
 from yoban.kube.clock import Clock, SystemClock
 from yoban.kube.config import ClusterConfig, Credentials, StaticToken, TokenFile
+
+log = logging.getLogger(__name__)
 
 _PLUGIN_DEADLINE = 30.0  # seconds an exec plugin or auth provider may take
 _PLUGIN_TOKEN_AGE = 60.0  # seconds after which it is asked again; it keeps its own cache
@@ -100,11 +103,19 @@ class PluginToken:
         self._lock = asyncio.Lock()
 
     async def token(self, *, fresh: bool = False) -> str | None:
-        """The token; `InvalidInput` when the plugin gives none within 30 s."""
+        """The token; the last one, unless the server refused it, while the plugin gives none within 30 s.
+
+        Raises `InvalidInput` when there is no such token.
+        """
         async with self._lock:
             now = self._clock.monotonic()
             if self._token is None or fresh or now - self._asked_at >= _PLUGIN_TOKEN_AGE:
-                self._token = await self._ask()
+                try:
+                    self._token = await self._ask()
+                except InvalidInput as error:
+                    if self._token is None or fresh:
+                        raise
+                    log.warning("going on with the last token: %s", error)
                 self._asked_at = now
             return self._token
 

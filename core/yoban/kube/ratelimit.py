@@ -66,6 +66,10 @@ class RateLimiter(Generic[K]):
         delay = min(self._cap, delay * (1.0 + self._jitter * self._random()))
         return max(delay, self._bucket.reserve(now)) if self._bucket is not None else delay
 
+    def apart(self, cap: float) -> RateLimiter[K]:
+        """One of the same delays up to `cap` seconds that counts by itself and takes nothing from the bucket."""
+        return RateLimiter(initial=self._initial, cap=min(cap, self._cap), jitter=self._jitter, random=self._random)
+
     def forget(self, key: K) -> None:
         """`key` succeeded: its next failure starts from the first delay."""
         self._failures.pop(key, None)

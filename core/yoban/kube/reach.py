@@ -142,7 +142,7 @@ class Reach:
             return "refused"
         except ApiError:
             return "late"
-        except Exception:  # a token that cannot be read, say: each request's own failure tells of it, too
+        except Exception:  # each request's own failure tells of it, too
             log.exception("the API server cannot be probed")
             return "late"
         return "answered"

@@ -1,14 +1,16 @@
 """Bytes to the API server and back over one pool of connections.
 
 Guarantees: every request has a deadline; a 401 makes the credentials be read anew once, then stands; a stream that is left
-closes its connection (else bytes go on piling up in memory); after `close` no socket is open. Does not retry anything
-else and does not read the answers: that is the client's.
+closes its connection (else bytes go on piling up in memory); after `close` no socket is open. A CA file that was replaced
+is read anew when the server is not trusted; what was trusted before still is. Does not retry anything else and does not
+read the answers: that is the client's.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -17,6 +19,8 @@ from typing import Protocol
 from yoban.kube.config import ClusterConfig
 from yoban.kube.errors import Timeout, Unreachable
 from yoban.kube.http import Broken, Connection, NotConnected, Pool
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +98,14 @@ class HttpTransport:
     """
 
     def __init__(self, config: ClusterConfig) -> None:
+        self._config = config
         self._credentials = config.credentials
+        self._ca = config.read_ca()  # before the context reads it: a change in between is found later, not lost
+        self._context = config.ssl_context()
         # No limit of connections: each watch holds one, and the workers bound the rest.
         self._pool = Pool(
             config.server,
-            config.ssl_context(),
+            self._context,
             server_hostname=config.server_name,
             headers={"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "yoban"},
         )
@@ -147,15 +154,43 @@ class HttpTransport:
         self, method: str, target: str, body: bytes | None, content_type: str | None, *, fresh: bool
     ) -> Connection:
         headers = {}
-        token = await self._credentials.token(fresh=fresh)
+        try:
+            token = await self._credentials.token(fresh=fresh)
+        except Exception as error:  # of a file or a plugin: the next try may have one
+            raise Unreachable(
+                "there is no token for the API server",
+                object=f"{method} {_path(target)}",
+                sent=False,
+                cause=str(error),
+                fix="check where the token comes from",
+            ) from error
         if token:
             headers["Authorization"] = f"Bearer {token}"
         if content_type:
             headers["Content-Type"] = content_type
+        known = self._ca
         try:
+            try:
+                return await self._pool.exchange(method, target, headers, body)
+            except NotConnected as error:
+                if not error.untrusted or not self._trusts_more(known):
+                    raise
             return await self._pool.exchange(method, target, headers, body)
         except (Broken, NotConnected) as error:
             raise _unreachable(error, f"{method} {_path(target)}", sent=isinstance(error, Broken)) from error
+
+    def _trusts_more(self, known: bytes) -> bool:
+        """Whether another CA file than `known` is trusted by now: the kubelet replaces it when the cluster's CA changes."""
+        found = self._config.read_ca()
+        if found != self._ca and self._context is not None:
+            try:
+                self._context.load_verify_locations(self._config.ca_file)
+            except OSError as error:  # ssl.SSLError among them: written by halves, maybe
+                log.warning("the CA file %s cannot be used: %s", self._config.ca_file, error)
+            else:
+                self._ca = found
+                log.info("the CA file %s was replaced and is trusted from now on", self._config.ca_file)
+        return self._ca != known
 
     async def close(self) -> None:
         """Close the connections; ends when no socket is open, within two seconds. May be called twice."""

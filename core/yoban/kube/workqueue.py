@@ -103,9 +103,15 @@ class WorkQueue(Generic[K]):
             priority = max(priority, waiting[2])
         self._add_now(key, priority)
 
-    def add_rate_limited(self, key: K, *, priority: int = NORMAL, at_least: float = 0.0) -> float:
-        """Add `key` after a failure, as late as the limiter says but not before `at_least` seconds; returns the delay."""
-        delay = max(self.limiter.when(key, self._loop.time()), at_least)
+    def add_rate_limited(
+        self, key: K, *, priority: int = NORMAL, at_least: float = 0.0, limiter: RateLimiter[K] | None = None
+    ) -> float:
+        """Add `key` after a failure, as late as the limiter says but not before `at_least` seconds; returns the delay.
+
+        `limiter` counts in the place of the queue's own; what it counted is its owner's to forget.
+        """
+        limiter = self.limiter if limiter is None else limiter
+        delay = max(limiter.when(key, self._loop.time()), at_least)
         retries_total.add(self.name)
         self.add(key, priority=priority, after=delay)
         return delay

@@ -6,7 +6,8 @@ reconcile gets a key, not an event: it reads what is so now, and an object that 
 remember why it was called.
 
 A pass that found nobody at the API server's address is repeated when somebody is there again, not after its own back-off,
-which has grown by then.
+which has grown by then. It counts apart from other failures: when somebody is there again, the first of those is waited
+for as if there had been no outage.
 
 A pass that wrote is followed by one more, when any watch has been heard from or resumed since. What a pass made may be
 deleted, or overwritten by a request of a dead process that was still on its way, before the cache ever showed it: then no
@@ -45,6 +46,8 @@ CONFIRM = 90.0
 """Seconds: a watch that went silent is resumed after 70 (`ReflectorSettings.idle`)."""
 AWAY = 5.0
 """Seconds between two passes of one object, at least, while nobody is at the API server's address."""
+LONGEST = 30.0
+"""Seconds between two passes of one object, at most but for jitter, that find nobody."""
 BACK = 0.5
 """Seconds over which what waited for the API server is taken up again."""
 OUTCOMES = ("success", "requeue_after", "error", "terminal")
@@ -84,10 +87,12 @@ class Controller:
         self.queue: WorkQueue[ObjectKey] = WorkQueue(name, limiter)
         self._reconcile = reconcile
         self._workers = workers
-        self._deadline = deadline
+        self.deadline = deadline
+        """Seconds for one reconcile, None for no limit."""
         self._confirm = confirm
         self._unconfirmed: dict[ObjectKey, float] = {}  # when the last write of each is to be looked at again
         self._stranded: dict[ObjectKey, int] = {}  # priority of each whose last pass found no API server
+        self._lost = self.queue.limiter.apart(LONGEST)  # how often in a row it did not
         self._stopping = False
         self._informers: list[Informer] = []
         self._sources: list[tuple[Informer, Handler]] = []
@@ -215,7 +220,7 @@ class Controller:
 
     async def _attempt(self, key: ObjectKey) -> tuple[Result, Exception | None]:
         task = asyncio.current_task()
-        timeout = asyncio.timeout(self._deadline)
+        timeout = asyncio.timeout(self.deadline)
         try:
             async with timeout:
                 result = await self._reconcile(key) or Result()
@@ -230,7 +235,7 @@ class Controller:
         except TimeoutError as error:
             if not timeout.expired():
                 return Result(), error
-            return Result(), DeadlineExceeded(f"no result within {self._deadline:g} s", object=str(key))
+            return Result(), DeadlineExceeded(f"no result within {self.deadline:g} s", object=str(key))
         except Exception as error:
             return Result(), error
 
@@ -239,6 +244,9 @@ class Controller:
         key, priority = item
         self._confirm_later(key, wrote, ended=error is None or isinstance(error, Terminal))
         self._stranded.pop(key, None)
+        lost = error is not None and not isinstance(error, Terminal) and _found_nobody(error)
+        if not lost:
+            self._lost.forget(key)
         if result.priority is not None:
             priority = result.priority
         if error is not None and result.requeue_after is not None:
@@ -249,9 +257,10 @@ class Controller:
             return "terminal"
         if error is not None:
             wish = error.retry_after if isinstance(error, Retryable) else None
-            if _found_nobody(error) and self._strand(key, priority):
+            if lost and self._strand(key, priority):
                 wish = max(wish or 0.0, AWAY)
-            delay = self.queue.add_rate_limited(key, priority=priority, at_least=wish or 0.0)
+            limiter = self._lost if lost else None
+            delay = self.queue.add_rate_limited(key, priority=priority, at_least=wish or 0.0, limiter=limiter)
             # A traceback only for what is no error of ours: those say what happened by themselves.
             unexpected = not isinstance(error, Retryable)
             log.warning(

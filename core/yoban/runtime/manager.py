@@ -353,6 +353,8 @@ async def _finish(task: asyncio.Task[Any], timeout: float) -> None:
     if not task.done():
         await asyncio.wait({task}, timeout=timeout)
     await _end([task], timeout=1.0)
+    if task.done() and not task.cancelled() and (error := task.exception()) is not None:
+        log.error("%s failed", task.get_name(), exc_info=error)
 
 
 def exit_code(error: BaseException | None) -> int:

@@ -11,7 +11,7 @@ from yoban.kube.apply import Applier, prepare
 from yoban.kube.client import Client
 from yoban.kube.compare import covers, merge_key, project, shape
 from yoban.kube.objects import Obj, annotations_of, controller_of, copy
-from yoban.kube.resource import CONFIG_MAP, SECRET, Resource
+from yoban.kube.resource import CONFIG_MAP, ROLE_BINDING, SECRET, Resource
 from yoban.kube.status import StatusWriter, without_times
 from yoban.testing.apirequest import Request
 from yoban.testing.apiserver import FakeApiServer
@@ -298,12 +298,16 @@ def test_without_times_keeps_the_rest() -> None:
         ([1, 2, 3], [1, 2], False),
         ({"a": True}, {"a": 1}, False),
         ({"a": 1}, {"a": True}, False),
-        ([{"name": "a", "x": 1}, {"name": "b"}], [{"name": "b"}], True),
-        ([{"name": "a", "x": 1}, {"name": "b"}], [{"name": "a", "x": 2}], False),
+        ({"env": [{"name": "a", "x": 1}, {"name": "b"}]}, {"env": [{"name": "b"}]}, True),
+        ({"env": [{"name": "a", "x": 1}, {"name": "b"}]}, {"env": [{"name": "a", "x": 2}]}, False),
         ([{"name": "a"}], [{"name": "c"}], False),
         ([{"port": 1, "protocol": "TCP"}], [{"port": 1}], True),
         ([{"type": "Ready"}, {"type": "B"}], [{"type": "B"}, {"type": "Ready"}], True),
         ([{"x": 1}, {"x": 2}], [{"x": 2}], False),
+        ({"finalizers": ["a", "b"]}, {"finalizers": ["b"]}, True),
+        ({"finalizers": ["b", "a"]}, {"finalizers": ["a", "b"]}, True),
+        ({"finalizers": ["a"]}, {"finalizers": ["b"]}, False),
+        ({"args": ["a", "b"]}, {"args": ["b"]}, False),
         ("1", 1, False),
     ],
 )
@@ -311,16 +315,96 @@ def test_covers(live_value: Any, wanted: Any, so: bool) -> None:
     assert covers(live_value, wanted) is so
 
 
+POD_PORTS = {"ports": [{"containerPort": 1, "protocol": "TCP"}, {"containerPort": 2, "protocol": "TCP"}]}
+SERVICE_PORTS = {"ports": [{"port": 1, "nodePort": 30001}, {"port": 2}]}
+
+
+@pytest.mark.parametrize(
+    ("live_value", "wanted"),
+    [
+        (POD_PORTS, {"ports": [{"containerPort": 2}]}),
+        (SERVICE_PORTS, {"ports": [{"port": 1}]}),
+        ({"conditions": [{"type": "A"}, {"type": "B"}]}, {"conditions": [{"type": "B"}]}),
+        ({"containers": [{"name": "a"}, {"name": "proxy"}]}, {"containers": [{"name": "a"}]}),
+        (
+            {"volumeMounts": [{"name": "v", "mountPath": "/a"}, {"name": "v", "mountPath": "/b"}]},
+            {"volumeMounts": [{"name": "v", "mountPath": "/a"}]},
+        ),
+    ],
+    ids=lambda value: next(iter(value)),
+)
+def test_others_may_have_entries_in_lists_that_are_merged_by_a_key(live_value: Any, wanted: Any) -> None:
+    assert covers(live_value, wanted)
+
+
+def rule(*ports: int) -> Obj:
+    return {"ports": [{"protocol": "TCP", "port": port} for port in ports], "from": [{"podSelector": {}}]}
+
+
+@pytest.mark.parametrize(
+    ("live_value", "wanted"),
+    [
+        ({"ingress": [rule(1, 2)]}, {"ingress": [rule(1)]}),
+        ({"egress": [rule(1, 2)]}, {"egress": [rule(1)]}),
+        ({"ingress": [rule(1), rule(2)]}, {"ingress": [rule(1)]}),
+        ({"subjects": [{"name": "a"}, {"name": "b"}]}, {"subjects": [{"name": "a"}]}),
+        ({"tolerations": [{"key": "a"}, {"key": "b"}]}, {"tolerations": [{"key": "a"}]}),
+    ],
+)
+def test_bug_what_somebody_added_to_a_list_that_is_ours_as_a_whole_was_no_drift(live_value: Any, wanted: Any) -> None:
+    assert covers(wanted, wanted)
+    assert not covers(live_value, wanted)
+
+
+async def test_bug_a_subject_that_somebody_added_to_a_role_binding_stayed(
+    server: FakeApiServer, applier: Applier
+) -> None:
+    """Also when the object's form is remembered, because the server writes a value in another one."""
+    server.register(ROLE_BINDING, status=False)
+    ours = {"kind": "ServiceAccount", "name": "ours", "namespace": "ns"}
+    wanted = {"metadata": {"namespace": "ns", "name": "a"}, "subjects": [ours]}
+    await applier.ensure(ROLE_BINDING, wanted)
+    assert not (await applier.ensure(ROLE_BINDING, wanted, cached=cached(server, ROLE_BINDING))).changed
+    server.edit(ROLE_BINDING, "ns", "a", lambda obj: obj["subjects"].append({**ours, "name": "theirs"}))
+    assert (await applier.ensure(ROLE_BINDING, wanted, cached=cached(server, ROLE_BINDING))).changed
+    assert (cached(server, ROLE_BINDING) or {})["subjects"] == [ours]
+    assert not (await applier.ensure(ROLE_BINDING, wanted, cached=cached(server, ROLE_BINDING))).changed
+
+
+async def test_what_the_server_itself_adds_to_a_list_is_no_drift_for_ever(
+    server: FakeApiServer, applier: Applier
+) -> None:
+    """A webhook that adds an entry each time: one write, not one each pass."""
+
+    def admit(obj: Obj) -> None:
+        if len(obj["subjects"]) == 1:
+            obj["subjects"].append({"kind": "Group", "name": "everybody"})
+
+    server.register(ROLE_BINDING, status=False, validate=lambda obj: admit(obj))
+    wanted = {"metadata": {"namespace": "ns", "name": "a"}, "subjects": [{"kind": "User", "name": "ours"}]}
+    assert (await applier.ensure(ROLE_BINDING, wanted)).changed
+    for _ in range(3):
+        assert not (await applier.ensure(ROLE_BINDING, wanted, cached=cached(server, ROLE_BINDING))).changed
+
+
 def test_project_takes_what_is_spoken_of() -> None:
     stored = {
         "a": 1,
         "b": {"c": 2, "d": 3},
-        "l": [{"name": "x", "v": 1}, {"name": "y"}],
+        "env": [{"name": "x", "v": 1}, {"name": "y"}],
+        "subjects": [{"name": "x"}, {"name": "y"}],
+        "finalizers": ["a", "b"],
         "m": [1, 2],
         "n": [{"a": 1, "b": 2}],
     }
-    wanted = {"b": {"c": 9}, "l": [{"name": "x", "v": 5}], "m": [7], "n": [{"a": 0}], "gone": 1}
-    assert project(stored, wanted) == {"b": {"c": 2}, "l": [{"name": "x", "v": 1}], "m": [1, 2], "n": [{"a": 1}]}
+    wanted = {
+        "b": {"c": 9}, "env": [{"name": "x", "v": 5}], "subjects": [{"name": "x"}], "finalizers": ["b"], "m": [7],
+        "n": [{"a": 0}], "gone": 1,
+    }  # fmt: skip
+    assert project(stored, wanted) == {
+        "b": {"c": 2}, "env": [{"name": "x", "v": 1}], "subjects": [{"name": "x"}, {"name": "y"}], "finalizers": ["b"],
+        "m": [1, 2], "n": [{"a": 1}],
+    }  # fmt: skip
 
 
 def test_shape_is_of_names_not_of_values() -> None:

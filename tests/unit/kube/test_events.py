@@ -264,3 +264,22 @@ async def test_3_11_closing_writes_what_is_queued_but_does_not_wait_for_a_dead_s
     recorder.close()
     await task
     assert loop.time() - start < 1
+
+
+async def test_bug_one_event_that_could_not_be_written_was_the_last_one(
+    server: FakeApiServer, recorder: Recorder, regarding: Obj, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever was no answer of the API server ended the recorder, without a word; then all events were dropped."""
+    before = events_total.value("failed")
+    async with running(recorder):
+        server.fail(RuntimeError("what nobody thought of"), verb="create", times=1)
+        recorder.event(regarding, "R1", "n", action="A")
+        recorder.event(regarding, "R2", "n", action="A")
+        await asyncio.sleep(1)
+        server.fail(RuntimeError("what nobody thought of"), verb="patch", times=1)
+        recorder.event(regarding, "R2", "n", action="A")
+        recorder.event(regarding, "R3", "n", action="A")
+        await asyncio.sleep(1)
+        assert [e["reason"] for e in server.objects(EVENT)] == ["R2", "R3"]
+    assert events_total.value("failed") == before + 2
+    assert "what nobody thought of" in caplog.text

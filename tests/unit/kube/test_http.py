@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -249,6 +250,32 @@ async def test_what_an_idle_connections_end_swallowed_is_sent_again_if_it_may_be
     assert asked_for == (3 if repeated else 2)
 
 
+@pytest.mark.parametrize("method", ["GET", "PUT"])
+async def test_bug_an_answer_that_is_no_http_was_taken_for_none_and_the_request_sent_again(method: str) -> None:
+    asked_for = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked_for
+        while await reader.readuntil(b"\r\n\r\n"):
+            asked_for += 1
+            writer.write(OK if asked_for == 1 else b"no such thing\r\n\r\n")
+
+    async with pool_to(serve) as pool:
+        assert await ask(pool) == b"ok"
+        with pytest.raises(Broken, match="no HTTP") as caught:
+            await ask(pool, method)
+        assert caught.value.begun
+    assert asked_for == 2
+
+
+async def test_bug_the_end_of_a_connection_hid_why_it_was_closed() -> None:
+    connection, _ = asked()
+    connection.data_received(b"no such thing\r\n\r\n")
+    connection.connection_lost(None)
+    with pytest.raises(Broken, match="no HTTP: status line"):
+        await connection.head()
+
+
 async def test_bug_a_deletion_was_sent_again_whoever_had_the_name_by_then() -> None:
     deleted = 0
 
@@ -282,6 +309,54 @@ async def test_a_request_that_is_given_up_closes_its_connection() -> None:
                 await ask(pool)
         async with asyncio.timeout(10):
             await left.wait()
+
+
+class Mute:
+    """A server whose connections can fall silent: those made so far, while others are answered."""
+
+    def __init__(self) -> None:
+        self.made = 0
+        self.silent: set[int] = set()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.made += 1
+        number = self.made
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            while await reader.readuntil(b"\r\n\r\n"):
+                if number not in self.silent:
+                    writer.write(OK)
+
+
+async def test_bug_after_a_timeout_the_next_request_was_sent_to_the_same_dead_server() -> None:
+    """A node was gone without a word, and each of the idle connections to it cost another timeout, also the leader's."""
+    server = Mute()
+    async with pool_to(server.serve) as pool:
+        await asyncio.gather(*(ask(pool) for _ in range(4)))
+        assert server.made == 4
+        server.silent = {1, 2, 3, 4}
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1):
+                await ask(pool)
+        async with asyncio.timeout(1):
+            assert await ask(pool) == b"ok"
+        assert server.made == 5
+
+
+async def test_a_connection_that_answered_after_the_request_that_was_given_up_is_kept() -> None:
+    server = Mute()
+    async with pool_to(server.serve) as pool:
+        await asyncio.gather(ask(pool), ask(pool))
+        server.silent = {2}  # of those that are idle the last one is used first
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1):
+                asking = asyncio.create_task(ask(pool))
+                await asyncio.sleep(0.1)
+                assert await ask(pool) == b"ok"
+                await asking
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        assert await ask(pool) == b"ok"
+        assert server.made == 2
 
 
 async def test_no_header_makes_a_second_line() -> None:
@@ -322,6 +397,43 @@ async def test_a_name_with_several_addresses_is_tried_at_all_of_them(monkeypatch
 
         monkeypatch.setattr(pool, "_addresses", addresses)
         assert await ask(pool) == b"ok"
+
+
+async def test_bug_an_address_of_a_family_that_the_machine_has_not_hid_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And the error was none of those that callers know: the elector ended by it."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(OK)
+        await reader.read()
+
+    made = socket.socket
+
+    def refused(family: int = -1, *arguments: int, **options: Any) -> socket.socket:
+        if family == socket.AF_INET6:
+            raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+        return made(family, *arguments, **options)
+
+    async with pool_to(serve) as pool:
+        known = await pool._addresses()
+        other = (socket.AF_INET6, *known[0][1:4], ("::1", 1))
+
+        async def addresses() -> list[Any]:
+            return [other, *known]
+
+        monkeypatch.setattr(pool, "_addresses", addresses)
+        monkeypatch.setattr("yoban.kube.http.socket.socket", refused)
+        assert await ask(pool) == b"ok"
+
+    def none_left(*_: object) -> socket.socket:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    pool = Pool("http://127.0.0.1:1", None, server_hostname=None, headers={})
+    monkeypatch.setattr("yoban.kube.http.socket.socket", none_left)
+    with pytest.raises(NotConnected, match="Too many open files"):
+        await ask(pool)
 
 
 async def test_bug_what_was_given_up_does_not_arrive_later() -> None:

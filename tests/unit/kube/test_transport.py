@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 from aiohttp import web
-from yoban.errors import InvalidInput
+from yoban.errors import InvalidInput, Retryable
 from yoban.kube.client import Client
 from yoban.kube.config import ClusterConfig, StaticToken, TokenFile, in_cluster, load_config
 from yoban.kube.errors import ServerError, Timeout, Unauthorized, Unreachable
@@ -24,17 +25,19 @@ from yoban.kube.transport import HttpTransport
 from yoban.kube.watch import IdleTimeout
 from yoban.testing.clock import LoopClock
 
+from tests.unit.reconcilers.watch.certificates import Authority
+
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @contextlib.asynccontextmanager
-async def served(handler: Handler) -> AsyncIterator[str]:
+async def served(handler: Handler, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
     server = web.Server(handler)
     runner = web.ServerRunner(server, shutdown_timeout=0.1)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls).start()
     try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+        yield f"{'https' if tls else 'http'}://127.0.0.1:{runner.addresses[0][1]}"
     finally:
         await runner.cleanup()
 
@@ -164,6 +167,73 @@ async def test_a_refusal_of_a_watch_keeps_its_page_short() -> None:
                 pass
 
 
+# -- whom to trust ----------------------------------------------------------------------------------------------------
+
+
+def present(tls: ssl.SSLContext, authority: Authority, folder: Path) -> None:
+    """The server has a certificate of `authority` from now on."""
+    pair = authority.issue("kube-apiserver", "127.0.0.1")
+    (folder / "pair.pem").write_text(pair.certificate + pair.key)
+    tls.load_cert_chain(folder / "pair.pem")
+
+
+async def closing(_: web.BaseRequest) -> web.StreamResponse:
+    """An answer after which the connection is closed."""
+    response = web.Response(text="ok")
+    response.force_close()
+    return response
+
+
+async def test_bug_after_the_clusters_ca_was_rotated_no_connection_was_trusted_any_more(tmp_path: Path) -> None:
+    """The kubelet replaces ca.crt in the mount; agents kept what they had read at their start, and were all fenced."""
+    before, after = Authority("kubernetes"), Authority("kubernetes")
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    present(tls, before, tmp_path)
+    ca_file = tmp_path / "ca.crt"
+    ca_file.write_text(before.certificate)
+    async with served(closing, tls) as url:
+        transport = HttpTransport(ClusterConfig(url, ca_file=ca_file))
+        assert (await transport.request("GET", "/x", deadline=5.0)).status == 200
+        present(tls, after, tmp_path)
+        for content in (None, "", "-----BEGIN CERTIFICATE-----\nnonsense"):  # not replaced yet; or badly
+            if content is not None:
+                ca_file.write_text(content)
+            with pytest.raises(Unreachable, match="CERTIFICATE_VERIFY_FAILED") as caught:
+                await transport.request("GET", "/x", deadline=5.0)
+            assert not caught.value.sent
+        ca_file.write_text(after.certificate)
+        asking = [transport.request("GET", "/x", deadline=5.0) for _ in range(3)]
+        assert [answer.status for answer in await asyncio.gather(*asking)] == [200] * 3
+        async with transport.stream("/x", deadline=5.0) as stream:
+            assert await stream.read() == b"ok"
+        await transport.close()
+
+
+async def test_a_ca_that_is_as_it_was_is_not_tried_twice(tmp_path: Path) -> None:
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    present(tls, Authority("kubernetes"), tmp_path)
+    (tmp_path / "ca.crt").write_text(Authority("kubernetes").certificate)
+    async with served(closing, tls) as url:
+        for config in (
+            ClusterConfig(url, ca_file=tmp_path / "ca.crt"),
+            ClusterConfig(url, ca_data=(tmp_path / "ca.crt").read_text()),
+        ):
+            transport = HttpTransport(config)
+            tried = 0
+            connect = transport._pool._connect
+
+            async def counted(connect: Callable[[], Awaitable[Any]] = connect) -> Any:
+                nonlocal tried
+                tried += 1
+                return await connect()
+
+            transport._pool._connect = counted  # type: ignore[method-assign]
+            with pytest.raises(Unreachable, match="CERTIFICATE_VERIFY_FAILED"):
+                await transport.request("GET", "/x", deadline=5.0)
+            assert tried == 1
+            await transport.close()
+
+
 # -- credentials and configuration ------------------------------------------------------------------------------------
 
 
@@ -183,6 +253,34 @@ async def test_3_12_a_token_file_is_read_anew_each_minute(tmp_path: Path, clock:
     assert await tokens.token(fresh=True) == "three", "the last known one is better than none"
     with pytest.raises(OSError, match="token"):
         await TokenFile(tmp_path / "token", clock).token()
+
+
+async def test_bug_a_token_that_could_not_be_had_ended_whoever_asked(tmp_path: Path, clock: LoopClock) -> None:
+    """A plugin that failed once was an error that is never tried again: the key was given up, and the elector ended."""
+
+    class Plugin:
+        calls = 0
+
+        async def token(self, *, fresh: bool = False) -> str | None:
+            self.calls += 1
+            if self.calls == 1:
+                raise InvalidInput("its user's plugin gave no credentials", cause="exit code 1")
+            return "t"
+
+    async def handler(request: web.BaseRequest) -> web.StreamResponse:
+        return web.json_response({"token": request.headers["Authorization"]})
+
+    async with served(handler) as url:
+        for method, found in (("GET", TokenFile(tmp_path / "none", clock)), ("POST", Plugin())):
+            transport = HttpTransport(ClusterConfig(url, found))
+            with pytest.raises(Unreachable, match=r"none|exit code 1") as caught:
+                await transport.request(method, "/x", deadline=5.0)
+            assert isinstance(caught.value, Retryable)
+            assert not caught.value.sent
+            await transport.close()
+        async with Client.connect(ClusterConfig(url, Plugin())) as client:
+            created = await client.create(CONFIG_MAP, {"metadata": {"name": "a", "namespace": "ns"}})
+            assert created == {"token": "Bearer t"}, "what was not sent may be tried again"
 
 
 async def test_in_a_pod_token_and_ca_are_all_there_is(tmp_path: Path) -> None:
@@ -326,7 +424,8 @@ asyncio.run(main())
     assert found.stdout.split() == ["token-1", "token-1", "token-2"]
 
 
-async def test_an_exec_plugin_that_fails_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def scripted_plugin(monkeypatch: pytest.MonkeyPatch, answers: list[str | Exception]) -> None:
+    """The plugin of any kubeconfig answers so."""
     import types
 
     fake_client, fake_config = types.ModuleType("c"), types.ModuleType("f")
@@ -334,8 +433,6 @@ async def test_an_exec_plugin_that_fails_says_so(tmp_path: Path, monkeypatch: py
     class Configuration:
         def __init__(self) -> None:
             self.api_key: dict[str, str] = {}
-
-    answers: list[str | Exception] = [OSError("no such plugin"), "", "Bearer t"]
 
     async def load_kube_config(**options: Any) -> None:
         answer = answers.pop(0)
@@ -348,9 +445,31 @@ async def test_an_exec_plugin_that_fails_says_so(tmp_path: Path, monkeypatch: py
     monkeypatch.setitem(sys.modules, "kubernetes_asyncio", types.ModuleType("k"))
     monkeypatch.setitem(sys.modules, "kubernetes_asyncio.client", fake_client)
     monkeypatch.setitem(sys.modules, "kubernetes_asyncio.config", fake_config)
+
+
+async def test_an_exec_plugin_that_fails_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted_plugin(monkeypatch, [OSError("no such plugin"), "", "Bearer t"])
     tokens = PluginToken(tmp_path / "config", "c", LoopClock())
     with pytest.raises(InvalidInput, match="gave no credentials"):
         await tokens.token()
     with pytest.raises(InvalidInput, match="gave no token"):
         await tokens.token()
     assert await tokens.token() == "t"
+
+
+async def test_bug_an_exec_plugin_that_failed_once_took_a_good_token_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: LoopClock
+) -> None:
+    scripted_plugin(monkeypatch, answers := ["Bearer one", OSError("no"), "Bearer two", OSError("no"), "Bearer three"])
+    tokens = PluginToken(tmp_path / "config", "c", clock)
+    assert await tokens.token() == "one"
+    await asyncio.sleep(60)
+    assert await tokens.token() == "one"
+    await asyncio.sleep(59)
+    assert await tokens.token() == "one", "it is not asked for each request"
+    await asyncio.sleep(1)
+    assert await tokens.token() == "two"
+    with pytest.raises(InvalidInput, match="gave no credentials"):
+        await tokens.token(fresh=True)  # the server refused it: it is good no more
+    assert await tokens.token(fresh=True) == "three"
+    assert answers == []

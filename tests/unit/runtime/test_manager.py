@@ -299,6 +299,18 @@ async def test_caches_of_a_controller_made_elsewhere_are_waited_for(server: Fake
         assert len(manager.informer(CONFIG_MAP).store.by_index("y", "1")) == 1
 
 
+async def test_bug_a_recorder_that_failed_was_not_spoken_of(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(Recorder):
+        async def run(self) -> None:
+            raise RuntimeError("what nobody thought of")
+
+    manager = Manager(client, recorder=Broken(client, "yoban.test/x", "p"))
+    async with running(manager):
+        pass
+    assert "event recorder failed" in caplog.text
+    assert "what nobody thought of" in caplog.text
+
+
 async def test_3_8_sigterm_stops_in_order(client: Client) -> None:
     log: list[str] = []
     manager = Manager(client)
