@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import ConfigDict, Field
 
 from yoban.model.duration import Duration
-from yoban.model.fields import DatabaseName, Part, Text, Time, Value, Word, rule, validations
+from yoban.model.fields import DatabaseName, Part, Position, Text, Time, Word, rule, validations
 from yoban.model.resource import Column, Names, Resource, Status
 
 FINALIZER = "yoban.dev/backup"
@@ -63,8 +63,8 @@ class BackupStatus(Status):
     started_at: Time | None = Field(default=None, description="When the present attempt began.")
     begin_time: Time | None = Field(default=None, description="Time at the server when the copy began.")
     end_time: Time | None = Field(default=None, description="From this moment on it can be restored to.")
-    begin_position: Value | None = Field(default=None, description="Place of the log when the copy began.")
-    end_position: Value | None = Field(default=None, description="Place of the log from which on it is consistent.")
+    begin_position: Position | None = Field(default=None, description="Place of the log when the copy began.")
+    end_position: Position | None = Field(default=None, description="Place of the log from which on it is consistent.")
     line: Word | None = Field(default=None, description="Line of the log.")
     bytes: int | None = Field(default=None, ge=0, le=2**53, description="Bytes of the data.")
     stored_bytes: int | None = Field(default=None, ge=0, le=2**53, description="Bytes in the store.")

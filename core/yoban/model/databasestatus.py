@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from yoban.model.fields import Part, Text, Time, Value, Word
+from yoban.model.fields import Part, Position, Text, Time, Word
 from yoban.model.resource import Status
 
 Phase = Literal[
@@ -22,7 +22,7 @@ class InstanceStatus(Part):
     role: Word = Field(default="", description="What it is now: primary, replica, recovery, or empty.")
     phase: Word = Field(default="", description="What its agent is doing.")
     ready: bool = Field(default=False, description="Really usable in its role.")
-    position: Value = Field(default="", description="Its place in the log.")
+    position: Position = Field(default="", description="Its place in the log.")
     lag_seconds: float | None = Field(default=None, ge=0, le=1e12, description="How far behind it is, in seconds.")
     message: Text = Field(default="", description="What its agent says.")
 

@@ -64,13 +64,27 @@ Text = Annotated[str, Field(max_length=1024)]
 Word = Annotated[str, Field(max_length=256)]
 Value = Annotated[str, Field(max_length=4096)]
 
+POSITION_LENGTH = 65536
+Position = Annotated[str, Field(max_length=POSITION_LENGTH)]
+"""A place in a log, for people. It may be a set that grows with every server that ever wrote."""
+
+
+def cut(text: str, length: int) -> str:
+    """Return at most `length` characters of a text; one that is cut ends in "…", so that nobody takes it for whole."""
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
 Size = Annotated[str, Field(min_length=1, max_length=32)]
 """A quantity of bytes; the API server checks it with `isQuantity`."""
 
+_AMOUNT = rule(
+    "isQuantity(string(self)) && quantity(string(self)).compareTo(quantity('0')) >= 0",
+    "an amount is written like 500m or 2Gi, and none is negative",
+)
 Quantity = Annotated[
     str,
     BeforeValidator(lambda value: str(value) if isinstance(value, int) else value),
-    WithJsonSchema({"x-kubernetes-int-or-string": True, "maxLength": 32}),
+    WithJsonSchema({"x-kubernetes-int-or-string": True, "maxLength": 32, **validations(_AMOUNT)}),
 ]
 """A quantity of a resource; a bare number may stand for it, as in Pods."""
 

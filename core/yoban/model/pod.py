@@ -4,15 +4,26 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
-from yoban.model.fields import Free, ObjectName, Part, Quantity, StringMap, Word
+from yoban.model.fields import Free, ObjectName, Part, Quantity, StringMap, Word, rule, validations
 
 ResourceMap = Annotated[dict[Annotated[str, Field(max_length=253)], Quantity], Field(max_length=16)]
 
 
 class Resources(Part):
     """Resources of the engine's container."""
+
+    model_config = ConfigDict(
+        json_schema_extra=validations(
+            rule(
+                "!has(self.requests) || !has(self.limits) || self.requests.all(name, !(name in self.limits) || "
+                "!isQuantity(string(self.requests[name])) || !isQuantity(string(self.limits[name])) || "
+                "quantity(string(self.requests[name])).compareTo(quantity(string(self.limits[name]))) <= 0)",
+                "no request may be greater than the limit of the same name",
+            )
+        )
+    )
 
     requests: ResourceMap = Field(default_factory=dict, description="Resources reserved, such as cpu and memory.")
     limits: ResourceMap = Field(

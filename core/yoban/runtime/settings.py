@@ -31,6 +31,9 @@ class Settings(BaseSettings):
     namespace: str = Field(default="default", description="Namespace of the operator itself.")
     pod: str = Field(default="", description="Name of the operator's own Pod; identifies it in events.")
     image: str = Field(default="", description="The operator's own image, from which agents are injected.")
+    image_pull_policy: Literal["", "Always", "IfNotPresent", "Never"] = Field(
+        default="", description="How that image is pulled for agents; empty leaves it to Kubernetes."
+    )
     kubeconfig: Path | None = Field(
         default=None, description="Kubeconfig file to use; without it the Pod's service account is used."
     )

@@ -126,6 +126,30 @@ def test_namespaces_means_roles_only(render: Render) -> None:
     assert policy["namespaceSelector"]["matchExpressions"][0]["values"] == ["a", "b"]
 
 
+def test_bug_names_of_digits_made_a_deployment_that_is_refused(render: Render) -> None:
+    objects = render(
+        {"namespaces": ["123"], "plugins": ["1"], "pluginsDisabled": ["2"], "imagePullSecrets": ["3"]},
+        priorityClassName="4",
+    )
+    plain = {name: value for name, value in env(objects).items() if not isinstance(value, dict)}
+    assert plain["YOBAN_NAMESPACES"] == "123"
+    assert (plain["YOBAN_PLUGINS"], plain["YOBAN_PLUGINS_DISABLED"]) == ("1", "2")
+    assert all(isinstance(value, str) for value in plain.values())
+    assert pod(objects)["imagePullSecrets"] == [{"name": "3"}]
+    assert pod(objects)["priorityClassName"] == "4"
+    places = {one["metadata"]["namespace"] for one in objects if one["kind"] in ("Role", "RoleBinding")}
+    assert places == {"123", "yoban-system"}
+
+
+def test_bug_the_pull_policy_never_reached_the_init_containers_of_agents(render: Render) -> None:
+    from yoban.reconcilers.database.controller import operator_facts
+    from yoban.runtime.settings import Settings
+
+    variables = env(render(image={"repository": "yoban", "pullPolicy": "Always"}))
+    settings = Settings(**{name: variables[f"YOBAN_{name.upper()}"] for name in ("image", "image_pull_policy")})
+    assert operator_facts(settings, {}).runtime.pull_policy == "Always"
+
+
 def test_no_rule_has_a_wildcard(render: Render) -> None:
     for one in [*render(), *render({"namespaces": ["a"]})]:
         if one["kind"] in ("Role", "ClusterRole") and not one["metadata"]["name"].endswith("-view"):

@@ -89,6 +89,36 @@ PAIRS: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("Database", database(), database(durability={"mode": "hopeful"}), "Unsupported value"),
     (
         "Database",
+        database(resources={"requests": {"memory": "2Gi", "cpu": 1}, "limits": {"memory": "2048Mi", "cpu": "1000m"}}),
+        database(resources={"requests": {"memory": "4Gi"}, "limits": {"memory": "2Gi"}}),
+        "no request may be greater than the limit",
+    ),
+    (
+        "Database",
+        database(resources={"requests": {"cpu": 3, "memory": "1Gi"}, "limits": {"memory": 2147483648}}),
+        database(resources={"requests": {"cpu": 3}, "limits": {"cpu": "2500m"}}),
+        "no request may be greater than the limit",
+    ),
+    (
+        "Database",
+        database(resources={"limits": {"memory": "0"}}),
+        database(resources={"limits": {"memory": "-1Gi"}}),
+        "none is negative",
+    ),
+    (
+        "Database",
+        database(resources={"requests": {"cpu": "100m"}}),
+        database(resources={"requests": {"cpu": -1}}),
+        "none is negative",
+    ),
+    (
+        "Database",
+        database(resources={"requests": {"memory": "1.5Gi"}}),
+        database(resources={"requests": {"memory": "1 GB"}, "limits": {"memory": "1Gi"}}),
+        "an amount is written like 500m or 2Gi",
+    ),
+    (
+        "Database",
         database(bootstrap=source(objectStore="s3", path=PATH)),
         database(bootstrap=source(objectStore="s3")),
         "objectStore and path belong together",

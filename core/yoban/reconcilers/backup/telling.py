@@ -8,6 +8,7 @@ from typing import Any
 from yoban.domain.summary import Fault, Observation, Truth, size, span
 from yoban.model.backup import BackupProgress, BackupStatus
 from yoban.model.control import BackupResult, Progress
+from yoban.model.fields import POSITION_LENGTH, cut
 from yoban.reconcilers.backup.journal import Journal
 from yoban.repository import BackupSummary
 
@@ -79,8 +80,8 @@ def completed(
         progress=BackupProgress(done=found.bytes, total=found.bytes, percent=100, text="100%"),
         begin_time=found.begin_time,
         end_time=found.end_time,
-        begin_position=found.begin_position,
-        end_position=found.end_position,
+        begin_position=cut(found.begin_position, POSITION_LENGTH),
+        end_position=cut(found.end_position, POSITION_LENGTH),
         line=found.line or None,
         bytes=found.bytes,
         stored_bytes=found.stored_bytes,

@@ -27,7 +27,7 @@ def operator_facts(settings: Settings, environ: Mapping[str, str]) -> OperatorFa
     env = {name: value for name, value in environ.items() if value and (name in _HANDED_ON or name.startswith("OTEL_"))}
     # Headers may hold a token, and nothing secret goes into an environment.
     env = {name: value for name, value in env.items() if "HEADERS" not in name}
-    return OperatorFacts(settings.namespace, Runtime(settings.image, env=env))
+    return OperatorFacts(settings.namespace, Runtime(settings.image, env=env, pull_policy=settings.image_pull_policy))
 
 
 def build(manager: Manager, shared: Shared, operator: OperatorFacts, *, workers: int = 4) -> Controller:

@@ -2,7 +2,7 @@
 
 Guarantees: nothing random is made while the API server may still have what the cache does not know yet; a password
 that exists is never replaced; the authority's key is written to the operator's namespace before anything is signed by
-it.
+it; of a Secret that is not this Database's nothing is read.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from yoban.reconcilers.database.builders import secrets
 from yoban.reconcilers.database.builders.document import ca_config_map
 from yoban.reconcilers.database.caches import Caches
 from yoban.reconcilers.database.ports import Credentials
-from yoban.reconcilers.database.writer import Writer
+from yoban.reconcilers.database.writer import Writer, ours
 from yoban.telemetry import remember_secret
 
 # What makes certificates is loaded with the first of them: 10 MB that an operator without Databases does not need.
@@ -37,11 +37,11 @@ class Keys:
         """Passwords by purpose, and the connection Secret."""
         names, engine = admitted.names, admitted.engine
         accounts = engine.accounts(names.database)
-        cached = self._caches.child(SECRET, names.namespace, names.accounts)
+        cached = ours(SECRET, self._caches.child(SECRET, names.namespace, names.accounts), owner)
         entries = secrets.decode(cached)
         if any(not entries.get(account.purpose) for account in accounts):
             # The cache may be behind our own write: a second password must not replace the first.
-            cached = await self._writer.client.find(SECRET, names.accounts, names.namespace)
+            cached = ours(SECRET, await self._writer.client.find(SECRET, names.accounts, names.namespace), owner)
             entries = secrets.decode(cached)
         entries = secrets.passwords(accounts, entries)
         remember_secret(*entries.values())
@@ -57,7 +57,7 @@ class Keys:
         from yoban.reconcilers.database.builders.authority import Authority, renewed
 
         names = admitted.names
-        public = self._caches.child(CONFIG_MAP, names.namespace, names.public_ca)
+        public = ours(CONFIG_MAP, self._caches.child(CONFIG_MAP, names.namespace, names.public_ca), owner)
         cached = self._caches.authorities.get(ObjectKey(self._namespace, names.ca))
         authority = Authority.parse(secrets.decode(cached))
         if authority is None:
@@ -84,6 +84,7 @@ class Keys:
         cached = self._caches.child(SECRET, names.namespace, names.tls(number))
         if cached is None:
             cached = await self._writer.client.find(SECRET, names.tls(number), names.namespace)
+        ours(SECRET, cached, owner)
         entries = certificates.instance_entries(
             authority,
             names,

@@ -1,14 +1,16 @@
 """One pass over one Database: gather, decide, act, tell.
 
 Guarantees: level-triggered and repeatable: a pass may be cut off between any two writes and the next one goes on; a
-pass with nothing to do writes nothing. Order of writes: numbers before what bears them, keys before what they sign,
-the document before Pods, claims before StatefulSets. Never waits for an agent or a store.
+pass with nothing to do writes nothing. What ends a pass before its time is told, unless it passes by itself. Order of
+writes: numbers before what bears them, keys before what they sign, the document before Pods, claims before
+StatefulSets. Never waits for an agent or a store.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -19,7 +21,7 @@ from yoban.errors import InvalidInput, Terminal, YobanError
 from yoban.kube.apply import Applier, prepare
 from yoban.kube.client import Client
 from yoban.kube.clock import Clock, SystemClock
-from yoban.kube.errors import ApiError, NotFound
+from yoban.kube.errors import ApiError, Forbidden, NotFound, Rejected
 from yoban.kube.finalizers import Finalizer
 from yoban.kube.objects import Obj, ObjectKey, annotations_of, generation_of, is_deleting, name_of, resource_version_of
 from yoban.kube.resource import (
@@ -59,11 +61,11 @@ from yoban.reconcilers.database.observed import INITIALIZED_NOTE, Observed
 from yoban.reconcilers.database.operations import Operations, Wishes, operate, primary_first
 from yoban.reconcilers.database.ports import Agents, Catalogued, Catalogues, Credentials, Stores
 from yoban.reconcilers.database.references import References, Resolver
-from yoban.reconcilers.database.report import Told, status
+from yoban.reconcilers.database.report import Told, ended, status
 from yoban.reconcilers.database.story import tidings
 from yoban.reconcilers.database.succession import heir
 from yoban.reconcilers.database.teardown import Teardown
-from yoban.reconcilers.database.writer import FIELD_MANAGER, Writer
+from yoban.reconcilers.database.writer import FIELD_MANAGER, Writer, ours
 from yoban.reconcilers.kinds import DATABASE
 from yoban.runtime import Result
 
@@ -135,28 +137,21 @@ class DatabaseReconciler:
             return None
         try:
             database = Database.parse(obj)
-        except InvalidInput as error:
+        except Exception as error:
             await self._report(obj, Told(wanted=0, faults=(fault(error),)))
-            return None
+            if isinstance(error, InvalidInput):
+                return None
+            raise
         try:
             if is_deleting(obj):
                 return await self._take_away(obj, database)
             if await self._finalizer.add(obj):
                 return None  # the write wakes us again
             return await self._keep(obj, database)
-        except ApiError:
-            raise
-        except YobanError as error:
-            observed = await self._gatherer.gather(names_of(database))
-            told = Told(
-                wanted=database.spec.instances,
-                observed=observed,
-                members=observed.membership.numbers,
-                faults=(_blocking(fault(error)),),
-                backed_up=database.spec.backup is not None,
-                paused=database.spec.paused,
-            )
-            await self._report(obj, told)
+        except Exception as error:
+            if isinstance(error, ApiError) and not isinstance(error, Forbidden | Rejected):
+                raise  # it passes by itself
+            await self._tell_end(obj, database, error)
             if isinstance(error, Terminal):
                 self._event(obj, error.reason, str(error), warning=True)
                 return Result(requeue_after=LATER)
@@ -219,7 +214,7 @@ class DatabaseReconciler:
             data_lost=decided.data_lost,
             catalogued=catalogued,
             backed_up=database.spec.backup is not None,
-            store=references.policy.spec.destinations[0].object_store if references.policy is not None else "",
+            store=_store_of(references),
             verdict=self._verdict(ObjectKey(admitted.names.namespace, admitted.names.database)),
             paused=database.spec.paused,
         )
@@ -241,11 +236,14 @@ class DatabaseReconciler:
 
     async def _ensure_stores(self, admitted: Admitted, references: References, observed: Observed, obj: Obj) -> None:
         names, engine = admitted.names, admitted.engine.name
-        # While a reference is broken, what is mounted stays: a running archive is better than none.
-        if not references.faults or self._caches.child(SECRET, names.namespace, names.store) is None:
-            await self._ensure(SECRET, store_secret(names, engine, names.store, references.store), obj)
-        if not references.restore_faults or self._caches.child(SECRET, names.namespace, names.source) is None:
-            await self._ensure(SECRET, store_secret(names, engine, names.source, references.source), obj)
+        for name, store, broken in (
+            (names.store, references.store, references.faults),
+            (names.source, references.source, references.restore_faults),
+        ):
+            cached = ours(SECRET, self._caches.child(SECRET, names.namespace, name), obj)
+            # While a reference is broken, what is mounted stays: a running archive is better than none.
+            if not broken or cached is None:
+                await self._writer.ensure(SECRET, store_secret(names, engine, name, store), cached, obj)
 
     async def _members(self, admitted: Admitted, observed: Observed, obj: Obj) -> tuple[Observed, MembershipPlan]:
         """Decide which instances exist, and write it down before anything is made of it."""
@@ -450,6 +448,43 @@ class DatabaseReconciler:
 
     # -- telling -----------------------------------------------------------------------------------------------------
 
+    async def _tell_end(self, obj: Obj, database: Database, error: Exception) -> None:
+        """Tell what ended a pass."""
+        told = Told(
+            wanted=database.spec.instances,
+            backed_up=database.spec.backup is not None,
+            deleting=is_deleting(obj),
+            paused=database.spec.paused,
+        )
+        try:
+            known = await self._known(told, database)
+            await self._report(obj, replace(known, faults=(ended(error, known),)))
+        except YobanError as failed:
+            if isinstance(error, Terminal):
+                raise  # else nobody would try again before long
+            log.warning("%s: what ended the pass cannot be told: %s", database, failed)
+        except Exception:  # what is known may be what is wrong
+            await self._report(obj, replace(told, faults=(ended(error, told),)))
+
+    async def _known(self, told: Told, database: Database) -> Told:
+        """Add what is known in spite of an error, so that a status loses nothing that was in it."""
+        observed = await self._gatherer.gather(names_of(database))
+        told = replace(told, observed=observed, members=observed.membership.numbers)
+        if told.deleting:
+            return told
+        with suppress(Exception):  # it may be what is wrong
+            admitted = admit(database, self._registry, self._operator)
+            references = await self._resolver.resolve(admitted, initialized=observed.initialized)
+            told = replace(
+                told,
+                admitted=admitted,
+                data_lost=self._plan(admitted, observed, told.wanted).data_lost,
+                catalogued=self._catalogued(admitted, references),
+                store=_store_of(references),
+                verdict=self._verdict(ObjectKey(admitted.names.namespace, admitted.names.database)),
+            )
+        return told
+
     async def _report(self, obj: Obj, told: Told) -> bool:
         """Write the status if it says something new; whether the Database is well."""
         key = ObjectKey(obj["metadata"]["namespace"], obj["metadata"]["name"])
@@ -504,6 +539,11 @@ def _unresolved(admitted: Admitted) -> ArchiveDocument | None:
     """Where the log is to go, when that is all that is known of it."""
     backup = admitted.database.spec.backup
     return ArchiveDocument(path=admitted.names.repository, policy=backup.policy) if backup is not None else None
+
+
+def _store_of(references: References) -> str:
+    """Name of the ObjectStore of its policy, "" for none."""
+    return references.policy.spec.destinations[0].object_store if references.policy is not None else ""
 
 
 def _blocking(wrong: Fault) -> Fault:

@@ -12,12 +12,14 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from yoban.domain.compliance import Verdict
-from yoban.domain.summary import DatabaseFacts, Fault, Observation, Truth, database_ready, size, span
+from yoban.domain.summary import DatabaseFacts, Fault, Observation, Truth, database_ready, fault, size, span
 from yoban.errors import DeadlineExceeded, NotReady, Retryable, Unavailable
 from yoban.kube.clock import rfc3339
 from yoban.kube.conditions import Condition, Status, merge
+from yoban.kube.errors import ApiError, Rejected
 from yoban.kube.objects import Obj, conditions_of, generation_of
 from yoban.model.control import AgentStatus
+from yoban.model.fields import cut
 from yoban.plugins.registry import Source
 from yoban.reconcilers.database.admit import Admitted
 from yoban.reconcilers.database.observed import Observed
@@ -27,6 +29,8 @@ from yoban.reconcilers.database.ports import Catalogued
 
 KNOWN = ("Ready", "Archiving", "Recoverable")
 FIGURES_EVERY = timedelta(minutes=1)
+POSITION_SHOWN = 4096
+"""Characters of an instance's position in the status: all instances must fit into one object."""
 _MOVING = ("window", "lag", "rpo", "lastBackup")
 _MOVING_OF_INSTANCE = ("position", "lagSeconds", "message")
 _ACTIVITIES = ("initializing", "cloning", "restoring", "replaying")
@@ -78,6 +82,22 @@ class Told:
     activity: str = ""
     deleting: bool = False
     paused: bool = False
+
+
+def ended(error: Exception, told: Told) -> Fault:
+    """What ended a pass, as a fault: nothing more is done for the Database until it is gone.
+
+    A request that is wrong in itself is somebody's to correct; what is not allowed now may be allowed in a moment.
+    """
+    if not isinstance(error, ApiError):
+        return replace(fault(error), blocking=True)
+    wrong = isinstance(error, Rejected)
+    return Fault(
+        "Refused",
+        f"the API server refuses {error.object}: {error.message}",
+        "correct spec" if wrong else "change spec, or the quota, policy or permission that does not allow it",
+        terminal=wrong and not _serving(told),
+    )
 
 
 def status(cached: Obj, told: Told, now: datetime, figures_at: datetime | None) -> tuple[dict[str, Any], bool]:
@@ -224,7 +244,7 @@ def _instance(observed: Observed, number: int) -> dict[str, Any]:
     role = (server.role if server is not None else "") or observed.labelled(number)
     entry |= {"role": role, "phase": agent.phase, "message": _message(agent)}
     if server is not None:
-        entry["position"] = server.position
+        entry["position"] = cut(server.position, POSITION_SHOWN)
         lag = _lag(observed, number)
         if lag is not None:
             entry["lagSeconds"] = round(lag, 3)
@@ -256,13 +276,19 @@ def _agents_activity(told: Told) -> str:
     return "" if told.observed.initialized or not told.members else "instances are being made"
 
 
+def _serving(told: Told) -> bool:
+    observed = told.observed
+    primary = observed.primary if observed is not None else None
+    return observed is not None and primary is not None and primary in told.members and observed.ready(primary)
+
+
 def _instances_faults(told: Told) -> list[Fault]:
     """What Pods and agents say is wrong: it degrades a Database whose primary serves, and is the reason when it does not."""
     found: list[Fault] = []
     observed = told.observed
     if observed is None:
         return found
-    serving = observed.primary in told.members and observed.primary is not None and observed.ready(observed.primary)
+    serving = _serving(told)
     for number in told.members:
         agent, pod = observed.agent(number), observed.pods.get(number)
         if pod is not None and not observed.ready(number) and (wrong := pod_fault(pod)) is not None:

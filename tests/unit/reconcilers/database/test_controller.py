@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+from pydantic import ValidationError
 from yoban.kube.objects import ObjectKey
+from yoban.reconcilers.database.builders.blueprint import Blueprint
+from yoban.reconcilers.database.builders.podtemplate import pod_template
 from yoban.reconcilers.database.controller import (
     _database_of_authority,
     _reign_changed,
@@ -60,3 +64,15 @@ def test_what_agents_inherit_holds_no_secret() -> None:
     assert facts.namespace == "ops"
     assert facts.runtime.image == "registry.test/yoban:1"
     assert facts.runtime.env == {"YOBAN_PLUGINS": "postgres", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://otel:4318"}
+
+
+def test_bug_agents_were_not_pulled_as_the_operators_image_is(blueprint: Blueprint) -> None:
+    facts = operator_facts(Settings(image="registry.test/yoban:1", image_pull_policy="Always"), {})
+    (installer,) = pod_template(blueprint, 1, facts.runtime)["spec"]["initContainers"]
+    assert (installer["image"], installer["imagePullPolicy"]) == ("registry.test/yoban:1", "Always")
+    assert operator_facts(Settings(image="registry.test/yoban:1"), {}).runtime.pull_policy == ""
+
+
+def test_a_pull_policy_that_there_is_not_stops_the_start() -> None:
+    with pytest.raises(ValidationError, match="image_pull_policy"):
+        Settings(image_pull_policy="Sometimes")  # type: ignore[arg-type]

@@ -12,7 +12,9 @@ from yoban.domain.summary import Fault
 from yoban.errors import DeadlineExceeded, NotReady, Retryable, Unavailable
 from yoban.kube.resource import LEASE, POD
 from yoban.model.control import AgentStatus, ArchiveState, Problem, Progress
+from yoban.model.databasestatus import DatabaseStatus
 from yoban.model.instance import LEASE_LAST_HOLDER, ROLE_LABEL
+from yoban.model.schema import structural
 from yoban.plugins import Capability, Window
 from yoban.plugins.positions import Position
 from yoban.reconcilers.database.ports import Catalogued
@@ -49,6 +51,24 @@ async def test_figures_move_at_most_once_a_minute(archiving: World) -> None:
     world.time.time += timedelta(seconds=61)
     await world.once()
     assert world.status["rpo"] == "3.0s"
+
+
+async def test_bug_a_position_longer_than_its_bound_stopped_the_status_for_good(archiving: World) -> None:
+    world = archiving
+    position = ",".join(f"{number:08x}-1111-2222-3333-444444444444:1-{number}" for number in range(1, 400))
+    server = world.agents.said["orders-1"].server
+    assert server is not None
+    say(world, server=msgspec.structs.replace(server, position=position))
+    world.time.time += timedelta(seconds=61)
+    await world.once()
+    shown = world.status["instances"][0]["position"]
+    bound = structural(DatabaseStatus)["properties"]["instances"]["items"]["properties"]["position"]["maxLength"]
+    assert len(shown) == 4096 <= bound, "twenty of them fit into one object"
+    assert shown.endswith("…") and position.startswith(shown[:-1])
+    say(world, server=msgspec.structs.replace(server, position=position[:4096]))
+    world.time.time += timedelta(seconds=61)
+    await world.once()
+    assert world.status["instances"][0]["position"] == position[:4096]
 
 
 async def test_a_flipped_condition_is_told_at_once(archiving: World) -> None:
