@@ -44,7 +44,10 @@ tracer = trace.get_tracer("yoban.agent")
 CATALOGUE_DEADLINE = 300.0
 CARE_DEADLINE = 120.0
 LOOK_EVERY = 0.5
-STOP_DEADLINE = 120.0
+FINISH_DEADLINE = 1800.0
+STOP_DEADLINE = 1800.0
+"""To leave recovery, or to stop cleanly, a server writes to disk what replay changed: gigabytes, on a slow volume for many
+minutes. Cut short the restore would begin again from the base backup, and come to the same end."""
 HOLD_FOR = timedelta(hours=1)
 
 
@@ -176,11 +179,8 @@ class Restorer:
         self, source: Repository, recovery: Recovery, chosen: Plan, manifest: Manifest, context: InstanceContext
     ) -> RecoveryReached:
         instance = self._instance
-        server = instance.engine.server
         log_source = instance.engine.log_source
-        async with asyncio.timeout(CARE_DEADLINE):
-            await server.configure(context, Role.RECOVERY, None, running=False)
-            await recovery.prepare(context, chosen.recovery)
+        await self._prepare(recovery, chosen, context)
         if log_source is not None and chosen.recovery.has_log:
             folder = (context.log if context.log is not None else context.data).parent / "prefetch"
             self._prefetch = Prefetch(source, log_source, chosen, manifest.segment_bytes, folder)
@@ -196,13 +196,11 @@ class Restorer:
             if recovery.feeds and self._prefetch is not None:
                 feeding = Feeding(recovery, chosen.recovery, self._prefetch, instance.board)
                 await feeding.on(context)
-            await instance.supervision.start(server.command(context), {"role": Role.RECOVERY.value})
+            await self._start(context)
             await self._reach(recovery, chosen, context, feeding)
-            async with asyncio.timeout(CARE_DEADLINE):
+            async with asyncio.timeout(FINISH_DEADLINE):
                 reached = await recovery.finish(context, chosen.recovery)
-            await server.close(context)
-            if not await instance.supervision.stop(StopMode.CLEAN, STOP_DEADLINE):
-                raise Unavailable("the restored server did not stop", object=context.name)
+            await self._stop(context)
             return reached
         finally:
             if instance.supervision.server is not None:
@@ -214,9 +212,25 @@ class Restorer:
                 await self._prefetch.close()
                 self._prefetch = None
 
+    async def _prepare(self, recovery: Recovery, chosen: Plan, context: InstanceContext) -> None:
+        """Make the next start a recovery, with settings as the data demands them now."""
+        async with asyncio.timeout(CARE_DEADLINE):
+            await self._instance.engine.server.configure(context, Role.RECOVERY, None, running=False)
+            await recovery.prepare(context, chosen.recovery)
+
+    async def _start(self, context: InstanceContext) -> None:
+        instance = self._instance
+        await instance.supervision.start(instance.engine.server.command(context), {"role": Role.RECOVERY.value})
+
+    async def _stop(self, context: InstanceContext) -> None:
+        await self._instance.engine.server.close(context)
+        if not await self._instance.supervision.stop(StopMode.CLEAN, STOP_DEADLINE):
+            raise Unavailable("the restored server did not stop", object=context.name)
+
     async def _reach(self, recovery: Recovery, chosen: Plan, context: InstanceContext, feeding: Feeding | None) -> None:
         """Wait until the target is reached, and hand over the log as it is taken. Raises what made it impossible."""
         instance = self._instance
+        restarted = ""
         while True:
             seen = instance.supervision.changed.serial
             ended = instance.supervision.gone()
@@ -228,8 +242,16 @@ class Restorer:
             if progress is not None and progress.state is RecoveryState.WAITING and feeding is not None:
                 await feeding.on(context)
                 continue
+            restart = progress is not None and progress.state is RecoveryState.RESTART
+            if progress is not None and restart and progress.message != restarted:
+                log.info("the server is started anew to replay on: %s", progress.message)
+                restarted = progress.message
+                await self._stop(context)
+                await self._prepare(recovery, chosen, context)
+                await self._start(context)
+                continue
             failed = progress is not None and progress.state is RecoveryState.FAILED
-            if failed or ended:
+            if failed or restart or ended:
                 message = progress.message if progress is not None and progress.message else "the server ended"
                 raise Terminal(
                     "the target was not reached",

@@ -59,7 +59,8 @@ class LogTail:
         position: flushed place.
         observed_at: UTC, read *before* `position`: every commit acknowledged by then lies before `position`.
         last_commit: UTC time of the last commit by then; None when none is known.
-        earlier: complete segments before `segment` that may not be stored yet, oldest first.
+        earlier: complete segments before `segment` that may not be stored yet, oldest first, and histories without which
+            this line cannot be restored.
     """
 
     line: str

@@ -49,6 +49,9 @@ class RecoveryState(Enum):
     """Everything that was fed is replayed, and more is to be handed over (`Recovery.feed`)."""
     REACHED = "reached"
     """At the target, and not a transaction further; the server waits for `finish`."""
+    RESTART = "restart"
+    """It cannot go on as it was started, `message` says why: core stops the server, calls `configure` and `prepare` again,
+    and starts it. The same `message` after that is a failure. Not for a recovery that `feeds`."""
     FAILED = "failed"
     """It cannot reach the target; `message` says why."""
 

@@ -1,18 +1,19 @@
 """Timeline histories: where lines of the log left each other, in the server's own files.
 
-Guarantees to read the server's form (`parent<TAB>switch LSN<TAB>reason` a line) and nothing else of it.
+Guarantees to read and write the server's form (`parent<TAB>switch LSN<TAB>reason` a line) and nothing else of it.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from yoban.errors import NotReady
 from yoban.plugins import Fork, InstanceContext
 
-from yoban_postgres.lsn import parse_lsn
-from yoban_postgres.positions import line_name, make
+from yoban_postgres.lsn import format_lsn, parse_lsn
+from yoban_postgres.positions import line_name, make, split
 
 if TYPE_CHECKING:
     import asyncpg
@@ -28,6 +29,12 @@ def parse(text: str, line: str) -> list[Fork]:
         steps.append((line_name(int(fields[0])), parse_lsn(fields[1])))
     children = [name for name, _ in steps[1:]] + [line]
     return [Fork(child, parent, make(parent, at)) for (parent, at), child in zip(steps, children, strict=False)]
+
+
+def text(forks: Sequence[Fork]) -> str:
+    """Return the file of the line that `forks` lead to, oldest first."""
+    rows = [(int(fork.parent, 16), format_lsn(split(fork.position)[1])) for fork in forks]
+    return "".join(f"{parent}\t{place}\tas the archive tells\n" for parent, place in rows)
 
 
 async def current(connection: asyncpg.Connection[asyncpg.Record], ctx: InstanceContext) -> tuple[str, str, int]:

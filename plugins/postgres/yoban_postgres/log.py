@@ -92,9 +92,7 @@ class PostgresLog(LogSource):
             position=make(line, flushed),
             observed_at=row["observed"].astimezone(UTC),
             last_commit=row["last_commit"],
-            earlier=tuple(
-                item.name.name for item in earlier if item.name.kind is SegmentKind.FULL and item.name.name < segment
-            ),
+            earlier=tuple(item.name.name for item in earlier if _needed(item.name, line, segment)),
         )
 
     async def end_segment(self, ctx: InstanceContext, segment: str) -> None:
@@ -134,6 +132,13 @@ class PostgresLog(LogSource):
                 raise
             known = self._known[key] = (found.system_id, found.segment_bytes)
         return known
+
+
+def _needed(name: SegmentName, line: str, segment: str) -> bool:
+    """Whether what `segment` holds of `line` cannot be restored without this file."""
+    if name.kind is SegmentKind.HISTORY:
+        return name.line <= line
+    return name.kind is SegmentKind.FULL and name.name < segment
 
 
 def _ready(ctx: InstanceContext) -> list[Segment]:

@@ -14,6 +14,7 @@ from rig import (
     INCARNATION,
     NAMESPACE,
     STORE,
+    Agent,
     MakeRig,
     backup,
     fill,
@@ -26,6 +27,7 @@ from yoban.agent import restorer
 from yoban.agent.marker import read_marker
 from yoban.model.control import ShipRequest
 from yoban.model.instance import ArchiveDocument, RestoreDocument, SwitchoverDocument, TargetDocument
+from yoban.plugins import InstanceContext, RecoveryPlan, RecoveryProgress, RecoveryReached, RecoveryState, StopMode
 from yoban.repository import StoredSegment
 from yoban.testing.memory_engine import MemoryEngine
 from yoban.testing.memory_sets import SetsEngine
@@ -114,6 +116,109 @@ async def test_bug_retention_was_not_told_of_a_restore_before_it_was_planned(
     await second.ready()
     assert held and all(held)
     assert not any("/restores/" in key for key in cloud.buckets["backups"].objects)
+
+
+async def restoring(make_rig: MakeRig) -> Agent:
+    """An agent, not started, that is to restore a Database of which a base backup and some log are stored."""
+    rig = make_rig()
+    agent = rig.agent()
+    agent.start()
+    await agent.ready()
+    assert (await backup(agent)).state == "completed"
+    await fill(rig, agent, 20)
+    await stored(agent)
+    copy = make_rig()
+    copy.source = STORE
+    copy.document = msgspec.structs.replace(
+        copy.document,
+        incarnation="ba9876543210",
+        uid="uid-2",
+        archive=None,
+        restore=RestoreDocument(path=f"{NAMESPACE}/{DATABASE}/{INCARNATION}", target=TargetDocument(type="latest")),
+    )
+    return copy.agent()
+
+
+class Asks:
+    """A recovery that asks to be started anew, each time with the next of these words; then it goes on."""
+
+    def __init__(self, agent: Agent, monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
+        self.words = list(words)
+        self.calls: list[str] = []
+        engine = agent.rig.engine
+        self.real = engine.recovery.progress
+        monkeypatch.setattr(engine.recovery, "progress", self.progress)
+        for part, name in ((engine.recovery, "prepare"), (engine.server, "configure"), (agent.rig.runner, "start")):
+            monkeypatch.setattr(part, name, self.noted(name, getattr(part, name)))
+
+    def noted(self, name: str, real: Any) -> Any:
+        async def call(*arguments: Any, **more: Any) -> Any:
+            self.calls.append(name)
+            return await real(*arguments, **more)
+
+        return call
+
+    async def progress(self, ctx: InstanceContext, plan: RecoveryPlan) -> RecoveryProgress:
+        if self.words:
+            return RecoveryProgress(RecoveryState.RESTART, message=self.words.pop(0))
+        return await self.real(ctx, plan)
+
+
+async def test_bug_a_restore_of_a_log_with_higher_limits_never_ended(
+    make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second = await restoring(make_rig)
+    asks = Asks(second, monkeypatch, "a limit is too low", "another one is")
+    second.start()
+    await second.ready()
+    assert asks.calls[:9] == ["configure", "prepare", "start"] * 3, "the settings follow the data each time"
+    assert await second.rig.driver.read(second.context) == {f"row-{n}" for n in range(20)}
+
+
+async def test_a_restart_that_does_not_help_fails_the_restore(
+    make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second = await restoring(make_rig)
+    Asks(second, monkeypatch, "a limit is too low", "a limit is too low")
+    second.start()
+    await until("it is told", lambda: "RestoreFailed" in second.reasons())
+    assert "a limit is too low" in second.status.problems[-1].message
+    assert second.supervision.gone()
+
+
+async def test_bug_a_restore_that_flushed_for_minutes_was_begun_again(
+    make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Leaving recovery and the stop after it write to disk what replay changed: no time for small things will do."""
+    second = await restoring(make_rig)
+    given: dict[str, float] = {}
+    asked: list[float] = []
+    finish, stop = second.rig.engine.recovery.finish, second.supervision.stop
+
+    class Timed:
+        """asyncio, that notes deadlines."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(asyncio, name)
+
+        def timeout(self, seconds: float) -> asyncio.Timeout:
+            asked.append(seconds)
+            return asyncio.timeout(seconds)
+
+    async def leave(ctx: InstanceContext, plan: RecoveryPlan) -> RecoveryReached:
+        given["finish"] = asked[-1]
+        return await finish(ctx, plan)
+
+    async def end(mode: StopMode, seconds: float) -> bool:
+        given.setdefault(mode.value, seconds)
+        return await stop(mode, seconds)
+
+    monkeypatch.setattr(restorer, "asyncio", Timed())
+    monkeypatch.setattr(second.rig.engine.recovery, "finish", leave)
+    monkeypatch.setattr(second.supervision, "stop", end)
+    second.start()
+    await second.ready()
+    assert min(given["finish"], given["clean"]) >= 20 * 60, given
 
 
 @pytest.mark.parametrize("engine", ENGINES)

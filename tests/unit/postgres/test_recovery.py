@@ -15,6 +15,7 @@ from yoban_postgres.session import Kept
 from yoban_postgres.walrecord import end_of, nothing_complete_after
 
 SEGMENT = 16 << 20
+LINE = "00000001"
 
 
 def plan(
@@ -60,7 +61,7 @@ def test_failure_15_places_never_lead_outside(tmp_path: Path) -> None:
 
 def test_last_words_and_damage(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    assert last_words(log) == "" and damage_at(log, 0, SEGMENT) == ""
+    assert last_words(log) == "" and damage_at(log, 0, SEGMENT, line=LINE, end=0x4000000) == ""
     log.write_text(
         "1 FATAL:  the database system is starting up\n"
         "2 FATAL:  could not restore file \"x\" from archive: child process exited with exit code 255\n"
@@ -69,8 +70,10 @@ def test_last_words_and_damage(tmp_path: Path) -> None:
         "5 DEBUG:  archive file \"000000010000000000000002\" has wrong size: 5 instead of 16777216\n"
     )  # fmt: skip
     assert last_words(log).startswith("could not restore file")
-    assert "incorrect" in damage_at(log, 0x1000148, SEGMENT) or "wrong size" in damage_at(log, 0x1000148, SEGMENT)
-    assert damage_at(log, 0x3000000, SEGMENT) == ""
+    assert "incorrect" in damage_at(log, 0x1000148, SEGMENT, line=LINE, end=0x4000000) or "wrong size" in damage_at(
+        log, 0x1000148, SEGMENT, line=LINE, end=0x4000000
+    )
+    assert damage_at(log, 0x3000000, SEGMENT, line=LINE, end=0x4000000) == ""
 
 
 def test_histories() -> None:
