@@ -111,8 +111,11 @@ def recoverable(history: History, engine: Engine, line: str = "") -> Recoverable
     if reaching and end is not None:
         oldest = reaching[0].facts
         seen = [mark.last_commit for mark in history.marks if mark.line in lines and mark.last_commit is not None]
-        # The greatest of all: an overestimate makes a restore fail loudly, an underestimate would go too far unseen.
-        last_commit = min(max(seen), end.at) if seen else None
+        proof = history.mark(end.line)
+        # The greatest of all: an overestimate makes a restore fail loudly, an underestimate would go too far unseen. So where
+        # the proof of the end does not know it, nobody does.
+        unknown = proof is not None and proof.last_commit is None
+        last_commit = min(max(seen), end.at) if seen and not unknown else None
         window = Window(oldest.end_time, end.at, last_commit, end.position, end.line, forks)
         return Recoverable(lines, forks, window, tuple(reaching), tuple(unusable), None, end, lost)
     if not usable:

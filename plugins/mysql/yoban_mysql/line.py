@@ -19,13 +19,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from yoban.errors import IntegrityError
+from yoban.errors import IntegrityError, Unavailable
 from yoban.plugins import InstanceContext
 from yoban.plugins.files import replace_file
 
 from yoban_mysql.binlog import BinlogFile
 from yoban_mysql.gtid import GtidSet, Source
-from yoban_mysql.names import BASE_FILE, BINLOG, binlog_number
+from yoban_mysql.names import BASE_FILE, BINLOG, LINES_FILE, binlog_number
 from yoban_mysql.session import Session
 
 OUR_TABLES = (
@@ -97,6 +97,9 @@ async def read(session: Session) -> Line | None:
 async def begin(session: Session, ctx: InstanceContext) -> Line:
     """Begin a line of this server's, unless it writes one already; return it. The server must take the agent's writes.
 
+    That it is the server's own is noted beside the data first: who follows later must know which of its files were this
+    line's.
+
     Raises:
         IntegrityError: no file of its log can begin a line.
     """
@@ -105,6 +108,7 @@ async def begin(session: Session, ctx: InstanceContext) -> Line:
     uuid = str(row["uuid"])
     present = await read(session)
     if present is not None and present.uuid == uuid:
+        await asyncio.to_thread(_own, ctx.data, present.name)
         return present
     executed = GtidSet.parse(row["executed"])
     await note_base(session, ctx)
@@ -122,6 +126,7 @@ async def begin(session: Session, ctx: InstanceContext) -> Line:
         made = Line(line_name(uuid, first.number), "", GtidSet())
     else:
         made = Line(line_name(uuid, first.number), present.name, executed)
+    await asyncio.to_thread(_own, ctx.data, made.name)
     await session.execute(_WRITE, made.name, made.parent, str(made.fork))
     return made
 
@@ -141,6 +146,20 @@ def log_files(data: Path) -> list[LogFile]:
     return [LogFile(number, previous | before) for number, previous in _heads(log_index(data))]
 
 
+def owned(data: Path) -> tuple[str, ...]:
+    """Return the names of the lines that a server has written, oldest first, as noted. Blocking."""
+    try:
+        return tuple(sorted((data / LINES_FILE).read_text().split()))
+    except FileNotFoundError:
+        return ()
+
+
+def _own(data: Path, name: str) -> None:
+    names = owned(data)
+    if name not in names:
+        replace_file(data / LINES_FILE, "".join(f"{one}\n" for one in (*names, name)))
+
+
 def base(data: Path) -> GtidSet:
     """Return what a server has from a copy, as noted; empty for one that began from nothing. Blocking."""
     try:
@@ -150,14 +169,21 @@ def base(data: Path) -> GtidSet:
 
 
 async def note_base(session: Session, ctx: InstanceContext) -> None:
-    """Note what a server has from a copy, unless it is noted already. For a running server that has a log."""
+    """Note what a server has from a copy, unless it is noted already. For a running server.
+
+    Raises:
+        Unavailable: there is no file of its log.
+    """
     if await asyncio.to_thread((ctx.data / BASE_FILE).exists):
         return
     purged = GtidSet.parse(await session.value("SELECT @@GLOBAL.gtid_purged"))
 
     def note() -> None:
         # What was purged from the log stands at the head of its oldest file; what is more was never in it.
-        _, previous = next(iter(_heads(log_index(ctx.data)[:1])))
+        oldest = log_index(ctx.data)[:1]
+        if not oldest:
+            raise Unavailable("its log has no file", object=f"server {ctx.name}")
+        ((_, previous),) = _heads(oldest)
         replace_file(ctx.data / BASE_FILE, str(purged - previous))
 
     await asyncio.to_thread(note)

@@ -2,7 +2,8 @@
 
 Guarantees: a file is offered only when its server has ended it; `tail` never claims a byte that the server has not written,
 its time is read before its position, and its position holds only what is committed. What is purged is stored, by the sets at
-the heads of the files. A damaged file, or one of another server, is named and not stored.
+the heads of the files; what this server wrote as a primary is offered until it is stored, and not purged before, whoever
+reigns. A damaged file, or one of another server, is named and not stored.
 
 A server from a copy does not tell the copy's transactions at the heads of its files; they are added (`line.base`).
 """
@@ -28,7 +29,7 @@ from yoban_mysql import line, segments
 from yoban_mysql.binlog import BinlogFile
 from yoban_mysql.configuration import server_id
 from yoban_mysql.gtid import GtidSet
-from yoban_mysql.names import STORED_FILE, binlog_name, binlog_number
+from yoban_mysql.names import AUTO_CNF, STORED_FILE, binlog_name, binlog_number
 from yoban_mysql.positions import position_of
 from yoban_mysql.session import Kept, Session
 
@@ -40,6 +41,8 @@ FULL = 64 << 10
 """Fewer bytes that are free are none."""
 PURGE_DEADLINE = 10.0
 FLUSH_DEADLINE = 60.0
+UNASKED = 2
+"""Times that it is told what is stored while nobody asks what is to be; after more nobody is taken to store anything."""
 
 _STATE = (
     "SELECT @@GLOBAL.server_uuid AS uuid, @@GLOBAL.super_read_only AS closed, UTC_TIMESTAMP(6) AS observed,"
@@ -66,18 +69,22 @@ class _Data:
     """What is remembered of one data directory.
 
     Attributes:
-        heads: sets at the heads of files, by number; they never change.
+        identity: what tells it from one that was made anew in its place.
+        heads: sets at the heads of files as they are written there, by number; they never change.
         line: line that this server wrote when it was last seen as primary, "" when it was none.
         stored: names of files that are stored.
         told: everything up to here is stored, as we were told last; None when we were not yet.
         scanned: number of a file, the byte up to which its commit times were read, and the latest of them.
+        unasked: how often it was told what is stored since somebody asked what is to be.
     """
 
+    identity: str
     heads: dict[int, GtidSet] = field(default_factory=dict)
     line: str = ""
     stored: set[str] | None = None
     told: GtidSet | None = None
     scanned: tuple[int, int, datetime | None] = (0, 0, None)
+    unasked: int = 0
 
 
 class MySqlLog(LogSource):
@@ -110,16 +117,18 @@ class MySqlLog(LogSource):
         return segments.segment_of(position, names)
 
     async def pending(self, ctx: InstanceContext) -> Sequence[Segment]:
-        """See `LogSource.pending`: on a primary all files but the one being written, and after a clean stop that one, too."""
-        known = self._of(ctx)
+        """See `LogSource.pending`: on a primary all files but the one being written, and after a clean stop that one, too.
+
+        What is left of earlier reigns of this server comes first, on a replica, too: nobody else has files of these names.
+        """
+        known = await asyncio.to_thread(self._of, ctx)
+        known.unasked = 0
         try:
             async with self._kept.use(ctx) as session:
                 known.line = await _writes(session)
             running = True
         except Unavailable:
             running = False
-        if not known.line:
-            return []
         return await asyncio.to_thread(self._complete, ctx, known, running)
 
     async def inspect(self, ctx: InstanceContext, segment: Segment) -> None:
@@ -136,7 +145,7 @@ class MySqlLog(LogSource):
         The server tells the set of what is committed before the place up to which it has written: the file may hold more
         than the position says, never less.
         """
-        known = self._of(ctx)
+        known = await asyncio.to_thread(self._of, ctx)
         if (await asyncio.to_thread(shutil.disk_usage, ctx.data)).free < FULL:
             # A commit waits for room, and everybody who asks for the end of the log waits for that commit.
             raise Unavailable("its volume is full", object=f"server {ctx.name}")
@@ -165,8 +174,9 @@ class MySqlLog(LogSource):
 
     async def stored(self, ctx: InstanceContext, position: Position) -> None:
         """See `LogSource.stored`: files that hold nothing else are purged, the newest kept for replicas that were away."""
-        known = self._of(ctx)
+        known = await asyncio.to_thread(self._of, ctx)
         known.told = GtidSet.parse(position)
+        known.unasked += 1
         number = await asyncio.to_thread(self._purgeable, ctx, known, known.told)
         if number:
             async with self._kept.use(ctx) as session:
@@ -174,16 +184,17 @@ class MySqlLog(LogSource):
 
     async def relieve(self, ctx: InstanceContext) -> None:
         """See `LogSource.relieve`: the server purges nothing by itself, and needs some room to do it."""
-        number = await asyncio.to_thread(self._settled_before, ctx, self._of(ctx))
+        known = await asyncio.to_thread(self._of, ctx)
+        number = await asyncio.to_thread(self._settled_before, ctx, known)
         if number:
             async with self._kept.use(ctx) as session:
                 await session.execute("PURGE BINARY LOGS TO %s", binlog_name(number), deadline=PURGE_DEADLINE)
 
     async def retained_bytes(self, ctx: InstanceContext) -> int:
-        """See `LogSource.retained_bytes`: what waits to be stored; on a replica what may not be purged before its primary
-        has stored it, which is everything until it was told of something."""
+        """See `LogSource.retained_bytes`: what waits to be stored; on a replica also what may not be purged before its
+        primary has stored it, which is everything until it was told of something."""
         waiting = await self.pending(ctx)
-        known = self._of(ctx)
+        known = await asyncio.to_thread(self._of, ctx)
         if known.line:
             return sum(segment.size for segment in waiting)
         return await asyncio.to_thread(self._unstored, ctx, known)
@@ -191,7 +202,11 @@ class MySqlLog(LogSource):
     # -- in threads --------------------------------------------------------------------------------------------------
 
     def _of(self, ctx: InstanceContext) -> _Data:
-        return self._data.setdefault(f"{ctx.incarnation}:{ctx.data}", _Data())
+        key, identity = f"{ctx.incarnation}:{ctx.data}", _identity(ctx.data)
+        known = self._data.get(key)
+        if known is None or known.identity != identity:
+            known = self._data[key] = _Data(identity)
+        return known
 
     def _files(self, ctx: InstanceContext, known: _Data) -> list[File]:
         before = line.base(ctx.data)
@@ -200,26 +215,35 @@ class MySqlLog(LogSource):
             number = binlog_number(path.name)
             try:
                 size = path.stat().st_size
-                if number not in known.heads:
+                previous = known.heads.get(number)
+                if previous is None:
                     with path.open("rb") as file:
-                        known.heads[number] = BinlogFile(file, size).previous | before
+                        previous = known.heads[number] = BinlogFile(file, size).previous
             except FileNotFoundError:
                 continue  # purged meanwhile
             except IntegrityError as error:
                 if found and path.name == line.log_index(ctx.data)[-1].name:
                     break  # just made, its head is not written yet
                 raise _damaged(path, path.name, error) from error
-            found.append(File(number, path, size, known.heads[number]))
-        for number in [number for number in known.heads if not found or number < found[0].number]:
-            del known.heads[number]
+            # Files are looked at before the base is noted, too: what is remembered of them is without it.
+            found.append(File(number, path, size, previous | before))
+        for number in list(known.heads):
+            if not found or number < found[0].number:
+                known.heads.pop(number, None)
         return found
 
     def _complete(self, ctx: InstanceContext, known: _Data, running: bool) -> list[Segment]:
+        lines = line.owned(ctx.data)
+        if not known.line and not lines:
+            return []
         files = self._files(ctx, known)
         stored = self._stored(ctx, known)
-        if files and (running or _in_use(files[-1].path)):
-            files = files[:-1]
-        named = [(file, _name(known.line, file)) for file in files if file.number >= _first(known.line)]
+        first = _first(known.line) if known.line else 0
+        named = [(file, name) for file, name in _reigned(lines, files) if not first or file.number < first]
+        if first:
+            if files and (running or _in_use(files[-1].path)):
+                files = files[:-1]
+            named += [(file, _name(known.line, file)) for file in files if file.number >= first]
         return [Segment(segments.classify(name), file.path, file.size) for file, name in named if name not in stored]
 
     def _inspect(self, ctx: InstanceContext, segment: Segment) -> None:
@@ -253,7 +277,8 @@ class MySqlLog(LogSource):
                 cause=f"it goes on from {(found.previous | before).count} transactions",
                 reason="ForeignSegment",
             )
-        following = self._of(ctx).heads.get(told.number + 1)
+        head = self._of(ctx).heads.get(told.number + 1)
+        following = None if head is None else head | before
         if following is not None and following != found.after | before:
             raise IntegrityError(
                 f"the log file {binlog_name(told.number + 1)} does not go on from {segment.path.name}",
@@ -307,29 +332,40 @@ class MySqlLog(LogSource):
         )
 
     def _last_commit(self, known: _Data, files: Sequence[File], current: File, flushed: int) -> datetime | None:
-        """The latest time of a commit up to a place. Each byte is read once; a file before the current one at most once."""
+        """The latest time of a commit up to a place, None when none is known. Each byte is read once."""
         number, at, last = known.scanned
         if number != current.number:
-            before = next((file for file in reversed(files) if file.number < current.number), None)
-            if before is not None and (last is None or number == before.number):
-                start = at if number == before.number else 0
-                last, _ = _scan(before.path, start, before.size, last)
+            last = _last_before(files, current.number, known.scanned)
             at = 0
         last, at = _scan(current.path, at, flushed, last)
         known.scanned = (current.number, at, last)
         return last
 
+    def _left(self, ctx: InstanceContext, known: _Data, files: Sequence[File]) -> set[int]:
+        """Numbers of files that this server wrote as a primary and that are not stored, where somebody stores them.
+
+        A mark of its successor does not prove that they are: the successor's own files may begin behind them.
+        """
+        if known.unasked > UNASKED:
+            return set()
+        stored = self._stored(ctx, known)
+        return {file.number for file, name in _reigned(line.owned(ctx.data), files) if name not in stored}
+
     def _unstored(self, ctx: InstanceContext, known: _Data) -> int:
-        told = known.told or GtidSet()
-        pairs = itertools.pairwise(self._files(ctx, known))
-        return sum(file.size for file, following in pairs if not following.previous <= told)
+        told, files = known.told or GtidSet(), self._files(ctx, known)
+        left = self._left(ctx, known, files)
+        pairs = itertools.pairwise(files)
+        return sum(file.size for file, behind in pairs if file.number in left or not behind.previous <= told)
 
     def _settled_before(self, ctx: InstanceContext, known: _Data) -> int:
         """The number of the oldest file that is not known to be stored; 0 when there is none to go before it."""
         stored, told, going = self._stored(ctx, known), known.told or GtidSet(), 0
-        for file, following in itertools.pairwise(self._files(ctx, known)):
+        files = self._files(ctx, known)
+        left = self._left(ctx, known, files)
+        for file, following in itertools.pairwise(files):
             ours = bool(known.line) and file.number >= _first(known.line)
-            if not (ours and _name(known.line, file) in stored) and not following.previous <= told:
+            settled = ours and _name(known.line, file) in stored
+            if file.number in left or not (settled or following.previous <= told):
                 break
             going = following.number
         return going
@@ -337,13 +373,14 @@ class MySqlLog(LogSource):
     def _purgeable(self, ctx: InstanceContext, known: _Data, position: GtidSet) -> int:
         """The number of the oldest file that must stay; 0 when none can go."""
         files = self._files(ctx, known)
+        left = self._left(ctx, known, files)
         volume = shutil.disk_usage(ctx.data)
         keep = min(KEEP_BYTES, volume.total // KEEP_PART)
         going = 0
         size = sum(file.size for file in files)
         for file, following in itertools.pairwise(files):
             size -= file.size
-            if size < keep or not following.previous <= position:
+            if size < keep or file.number in left or not following.previous <= position:
                 break
             going = following.number
         return going
@@ -367,6 +404,36 @@ def _first(line_name: str) -> int:
     return int(line_name.rpartition(".")[2])
 
 
+def _reigned(lines: Sequence[str], files: Sequence[File]) -> list[tuple[File, str]]:
+    """Complete files of lines that a server wrote, oldest first, with their names. Pure.
+
+    A line's files go as far as the last one that holds anything of its server's own; what follows it wrote as a replica.
+
+    Args:
+        lines: names of lines, oldest first.
+        files: the files present, oldest first.
+    """
+    found: list[tuple[File, str]] = []
+    pairs = list(itertools.pairwise(files))
+    for name, behind in itertools.zip_longest(lines, lines[1:]):
+        within = [pair for pair in pairs if _first(name) <= pair[0].number]
+        if behind is not None:
+            within = [pair for pair in within if pair[0].number < _first(behind)]
+        if within:
+            uuid = name.partition(".")[0]
+            end = line.only(within[-1][1].previous, uuid)
+            found += [(file, _name(name, file)) for file, _ in within if line.only(file.previous, uuid) != end]
+    return found
+
+
+def _identity(data: Path) -> str:
+    """What tells a data directory from one that is made anew in its place; numbers of files begin again there."""
+    try:
+        return f"{data.stat().st_ino}:{(data / AUTO_CNF).read_text()}"
+    except FileNotFoundError:
+        return ""
+
+
 def _in_use(path: Path) -> bool:
     """Whether a file was not ended by its server."""
     with path.open("rb") as file:
@@ -384,6 +451,28 @@ def _scan(path: Path, start: int, end: int, last: datetime | None) -> tuple[date
             return last, log.end
     except FileNotFoundError:
         return last, start
+
+
+def _last_before(files: Sequence[File], current: int, scanned: tuple[int, int, datetime | None]) -> datetime | None:
+    """The latest time of a commit in the files before one; None when there is none, or a file of them is damaged.
+
+    What was read before is not read again. Where nothing was, only the newest file that has a commit is.
+    """
+    number, at, last = scanned
+    earlier = [file for file in files if file.number < current]
+    try:
+        if number:
+            for file in earlier:
+                if file.number >= number:
+                    last, _ = _scan(file.path, at if file.number == number else 0, file.size, last)
+            return last
+        for file in reversed(earlier):
+            last, _ = _scan(file.path, 0, file.size, None)
+            if last is not None:
+                return last
+    except IntegrityError:
+        pass
+    return None
 
 
 def newest_commit(data: Path) -> datetime | None:

@@ -31,7 +31,7 @@ def text(options: Mapping[str, str], repeated: Iterable[tuple[str, str]] = ()) -
 def parse(content: str) -> dict[str, str]:
     """Return the options of a file that `text` wrote; of a repeated one the last."""
     found: dict[str, str] = {}
-    for line in content.splitlines():
+    for line in content.split("\n"):  # `splitlines` also splits where the server does not
         name, equals, value = line.partition("=")
         if equals and value.startswith('"') and not line.startswith("#"):
             found[name] = _unquote(value[1:-1])

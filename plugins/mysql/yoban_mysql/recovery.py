@@ -81,7 +81,11 @@ SELECT a.service_state AS applier,
           FROM performance_schema.replication_applier_status_by_coordinator
          WHERE channel_name = '' AND last_error_number <> 0) AS coordinator,
        (SELECT COUNT(*) FROM performance_schema.threads
-         WHERE processlist_state LIKE 'Replica has read all relay log%%') AS idle
+         WHERE processlist_state LIKE 'Replica has read all relay log%%') AS idle,
+       (SELECT COUNT(*) FROM performance_schema.replication_applier_status_by_worker
+         WHERE channel_name = '' AND applying_transaction <> '')
+       + (SELECT COUNT(*) FROM performance_schema.replication_applier_status_by_coordinator
+           WHERE channel_name = '' AND processing_transaction <> '') AS applying
   FROM performance_schema.replication_applier_status AS a WHERE a.channel_name = ''
 """
 _EXECUTED = "SELECT @@GLOBAL.gtid_executed"
@@ -181,7 +185,9 @@ class MySqlRecovery(Recovery):
             return f"the log cannot be applied: {str(words)[:600]}"
         key = str(ctx.data)
         left, looks = self._silent.get(key, (0, 0))
-        still = (bool(channel["idle"]) or channel["applier"] == "OFF") and left == missing.count
+        # Who distributes transactions has read everything while others still apply the last of them.
+        idle = bool(channel["idle"]) and not channel["applying"]
+        still = (idle or channel["applier"] == "OFF") and left == missing.count
         looks = looks + 1 if still else 0
         self._silent[key] = (missing.count, looks)
         if looks < SILENT_LOOKS:

@@ -34,6 +34,15 @@ async def pending(instance: Instance) -> list[Segment]:
     return list(await source(instance).pending(instance.ctx))
 
 
+async def store(instance: Instance) -> list[segments.Place]:
+    """Store all that is offered."""
+    found = await pending(instance)
+    for segment in found:
+        await source(instance).inspect(instance.ctx, segment)
+        await source(instance).settled(instance.ctx, segment)
+    return [segments.parse(segment.name.name) for segment in found]
+
+
 async def rotated(primary: Instance, *numbers: int) -> None:
     """A transaction in a file of its own for each number."""
     await primary.run("CREATE TABLE IF NOT EXISTS app.t (id int PRIMARY KEY, note varchar(100))")
@@ -211,14 +220,68 @@ async def test_failure_20_nothing_is_purged_that_is_not_stored(world: World, mon
     monkeypatch.setattr(module, "KEEP_BYTES", 0)
     primary = await world.primary()
     await rotated(primary, 1)
+    await store(primary)
     stored = Position(await gtids(primary))
     await rotated(primary, 2, 3)
     await source(primary).stored(primary.ctx, stored)
     purged = GtidSet.parse(await primary.value("SELECT @@GLOBAL.gtid_purged"))
     assert purged <= GtidSet.parse(stored)
     assert len(files(primary)) >= 3
-    await source(primary).stored(primary.ctx, Position(await gtids(primary)))
+    everything = Position(await gtids(primary))
+    await source(primary).stored(primary.ctx, everything)
+    assert len(files(primary)) >= 3, "whatever it is told: these files are its own, and nobody has stored them"
+    await store(primary)
+    await source(primary).stored(primary.ctx, everything)
     assert len(files(primary)) == 1
+
+
+async def test_bug_log_that_a_former_primary_had_not_stored_was_purged(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store was down while a replica was made and took over: what lies before the copy is in no other file."""
+    monkeypatch.setattr(module, "KEEP_BYTES", 0)
+    first = await world.primary()
+    await rotated(first, 1, 2)
+    second = await world.replica(first)
+    await rotated(first, 3)
+    await world.level(second, first)
+    await first.stop()
+    own = files(first)[:-1]  # the last one holds nothing
+    promotion = await world.engine.replication.promote(second.ctx, deadline=30)
+    await second.care(Role.PRIMARY)
+    await first.start(Role.REPLICA, second)
+    await world.follows(first)
+    await rotated(second, 4)
+    await world.level(first, second)
+    await first.run("FLUSH LOCAL BINARY LOGS")
+    everything = Position(await gtids(second))
+    await source(first).stored(first.ctx, everything)
+    assert files(first)[: len(own)] == own
+    found = await pending(first)
+    assert {one.name.line for one in found} == {promotion.parent}
+    assert [one.path.name for one in found] == own, "what it wrote as a primary, and nothing that it wrote since"
+    await store(first)
+    await source(first).stored(first.ctx, everything)
+    assert len(files(first)) == 1
+
+
+async def test_bug_a_file_seen_before_the_base_was_noted_was_never_stored(world: World) -> None:
+    """An agent looks at the room for log every few seconds, and so also just before it has cared for a new server."""
+    first = await world.primary()
+    await rotated(first, 1)
+    second = world.instance()
+    await world.engine.replication.provision(second.ctx, first.peer, lambda done, total: None)
+    await world.engine.server.configure(second.ctx, Role.REPLICA, first.peer, running=False)
+    await second.launch()
+    await second.answers()
+    assert await source(second).retained_bytes(second.ctx) == 0
+    await second.care(Role.REPLICA, first)
+    await world.level(second, first)
+    await first.stop()
+    await world.engine.replication.promote(second.ctx, deadline=30)
+    await second.care(Role.PRIMARY)
+    await rotated(second, 2)
+    assert (await store(second))[0].number == 1
 
 
 async def test_a_bound_of_stored_log_stays_for_replicas_that_were_away(world: World) -> None:

@@ -113,6 +113,33 @@ async def test_a_restore_needs_room_for_a_part_of_the_log_only(
     assert await made.value(sums) == await primary.value(sums)
 
 
+async def test_bug_a_last_transaction_that_takes_long_failed_the_restore(archive: Archive) -> None:
+    """A lock on its row holds it up; who distributes transactions has read all relay logs at once."""
+    primary = await started(archive)
+    await add(primary, 2)
+    await primary.run("UPDATE app.t SET note = 'late' WHERE id = 1")
+    await archive.collect(primary)
+    made, chosen = await archive.begin(RecoveryTarget())
+    holder = await made.session()
+    await holder.execute("BEGIN")
+    await holder.rows("SELECT * FROM app.t WHERE id = 1 FOR SHARE")
+    progress = archive.world.engine.recovery.progress
+    assert (await progress(made.ctx, chosen.recovery)).state is RecoveryState.REPLAYING
+    read = (
+        "SELECT COUNT(*) FROM performance_schema.threads WHERE processlist_state LIKE 'Replica has read all relay log%'"
+    )
+    await made.until(read)
+    for _ in range(recovery.SILENT_LOOKS * 3):
+        found = await progress(made.ctx, chosen.recovery)
+        assert found.state is RecoveryState.REPLAYING, found.message
+    await holder.execute("ROLLBACK")
+    await holder.leave()
+    found = await archive.settle(made, chosen)
+    assert found.state is RecoveryState.REACHED, found.message
+    await archive.finish(made, chosen)
+    assert await made.value("SELECT note FROM app.t WHERE id = 1") == "late"
+
+
 async def test_more_of_the_log_is_not_taken_before_what_is_there_is_applied(
     archive: Archive, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -320,7 +320,27 @@ def test_an_unknown_last_commit_leaves_the_time_to_the_engine():
 
 
 def test_the_last_commit_of_an_earlier_reign_counts():
+    history = forked(marks=(mark(1, "1", 700, commit=690), mark(2, "2", 940, commit=680)))
+    window = recoverable(history, ENGINE).window
+    assert window is not None and window.last_commit == at(690)
+
+
+def test_bug_a_reign_whose_last_commit_is_unknown_was_taken_for_one_without_any():
+    """A time after the last commit of the reign before it became latest, and what was done later was replayed."""
     history = forked(marks=(mark(1, "1", 700, commit=440), mark(2, "2", 940)))
+    window = recoverable(history, ENGINE).window
+    assert window is not None and window.last_commit is None
+    assert plan(history, time(800), ENGINE).recovery.target == time(800)
+
+
+def test_before_its_first_mark_a_reign_has_the_last_commit_of_the_one_before():
+    terms = (term(1, "1"), term(2, "2", "1", 450, 470))
+    history = forked(
+        backups=(backup("b1", 50, 120),),
+        terms=terms,
+        marks=(mark(1, "1", 700, commit=440),),
+        lines={"1": stored("1", (0, 6))},
+    )
     window = recoverable(history, ENGINE).window
     assert window is not None and window.last_commit == at(440)
 
