@@ -123,9 +123,12 @@ def assemble(instance: Instance, client: Client) -> Parts:
 
 
 async def beat(supervision: Supervision, lease: PrimaryLease | None) -> None:
-    """Heart-beat for ever."""
+    """Heart-beat for ever; without a Lease nothing is said of the deadline."""
     while True:
-        await tell_deadline(supervision, lease.fence_at() if lease is not None else None)
+        if lease is None:
+            await supervision.alive()
+        else:
+            await tell_deadline(supervision, lease.fence_at())
         await asyncio.sleep(BEAT_EVERY)
 
 

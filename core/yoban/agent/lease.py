@@ -148,8 +148,8 @@ class PrimaryLease:
         return self._fence
 
     async def settled(self) -> None:
-        """Forget a deadline that has done its work: the Lease is not ours and our server has ended."""
-        if not self._holding and self._fence is not None:
+        """Lift a deadline that has done its work, an earlier agent's too: the Lease is not ours, our server has ended."""
+        if not self._holding:
             self._fence = None
             await self._tell()
 

@@ -147,9 +147,12 @@ class Life:
             return TURN_EVERY
         try:
             now = await self.gather()
-        except YobanError as error:
-            self._failed("gather", error)
+        except Exception as error:
+            self._failed("gather", error, key="gather")
+            if instance.supervision.stop_by is not None:
+                await self._stop()
             return TURN_EVERY
+        instance.board.problem("gather", None)
         decision = decide(now)
         self._tell(now, decision)
         if decision.step in (Step.WAIT,):
@@ -163,18 +166,11 @@ class Life:
             if decision.step is Step.STOP:
                 await self._stop()
             await self._uninterrupted(self._act(decision, now))
-        except YobanError as error:
-            self._failed(decision.step.value, error)
-            return self._pace.failed(costly=decision.step is Step.RESTORE and isinstance(error, Terminal))
-        except TimeoutError:
-            self._failed(decision.step.value, DeadlineExceeded("it was not done in time"))
-            return self._pace.failed()
         except Ended:
             raise
         except Exception as error:
-            log.exception("%s failed", decision.step.value)
-            self._failed(decision.step.value, Terminal(f"{type(error).__name__}: {error}", reason="InternalError"))
-            return self._pace.failed()
+            self._failed(decision.step.value, error)
+            return self._pace.failed(costly=decision.step is Step.RESTORE and isinstance(error, Terminal))
         instance.board.problem("step", None)
         if decision.step in (Step.RUN_PRIMARY, Step.RUN_REPLICA):
             server = instance.supervision.server
@@ -206,9 +202,14 @@ class Life:
         if not task.cancelled():
             task.result()
 
-    def _failed(self, what: str, error: YobanError) -> None:
+    def _failed(self, what: str, error: Exception, *, key: str = "step") -> None:
+        if isinstance(error, TimeoutError):
+            error = DeadlineExceeded("it was not done in time")
+        elif not isinstance(error, YobanError):
+            log.error("%s failed", what, exc_info=error)
+            error = Terminal(f"{type(error).__name__}: {error}", reason="InternalError")
         log.warning("%s failed: %s", what, error, extra={"reason": error.reason})
-        self._instance.board.problem("step", Problem(reason=error.reason, message=f"{what}: {error}", fix=error.fix))
+        self._instance.board.problem(key, Problem(reason=error.reason, message=f"{what}: {error}", fix=error.fix))
         if isinstance(error, Terminal):
             self._instance.board.set(phase="failed", message=str(error))
 
@@ -390,8 +391,7 @@ class Life:
 
     async def _act(self, decision: Decision, now: Situation) -> None:
         instance = self._instance
-        if now.running is Running.NOTHING:
-            await self._lease.settled()
+        await self._settle(now)
         acts: dict[Step, Callable[[], Awaitable[None]]] = {
             Step.FENCE: self._fence,
             Step.TAKE: lambda: self._take(decision, now),
@@ -514,6 +514,8 @@ class Life:
         """End everything because the Pod ends."""
         instance = self._instance
         supervision = instance.supervision
+        # A start may have been broken off by this end, before anybody learned that the server runs.
+        await supervision.learn()
         stop_by = supervision.stop_by or instance.clock.boottime()
         if supervision.server is not None:
             instance.board.set(phase="stopping", ready=False)

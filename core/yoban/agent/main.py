@@ -53,6 +53,8 @@ async def run(environment: Environment, telemetry: Telemetry) -> None:
             await supervision.learn()
             registry = await asyncio.to_thread(Registry.from_environment)
             configurations = Configurations(environment)
+            # Until the parts beat for themselves: what comes before may wait for an API server that is slow.
+            beating = group.create_task(beat(supervision, None))
             await _first_document(configurations, supervision)
             group.create_task(configurations.run())
             document = configurations.current.document if configurations.current is not None else None
@@ -68,7 +70,7 @@ async def run(environment: Environment, telemetry: Telemetry) -> None:
             )
             async with Client.connect(await load_config(environment.kubeconfig), field_manager="yoban-agent") as client:
                 try:
-                    await _live(group, instance, client, telemetry)
+                    await _live(group, instance, client, telemetry, beating)
                 finally:
                     await instance.storage.close()
             raise _Ended
@@ -80,21 +82,18 @@ async def run(environment: Environment, telemetry: Telemetry) -> None:
 
 async def _first_document(configurations: Configurations, supervision: Supervision) -> None:
     """Wait for the document: without it not even the engine is known."""
-    beating = asyncio.create_task(beat(supervision, None))
-    try:
-        while configurations.current is None and supervision.stop_by is None:
-            try:
-                await asyncio.to_thread(configurations.look)
-            except (OSError, InvalidInput) as error:
-                log.warning("waiting for the document: %s", error)
-            if configurations.current is None:
-                await supervision.changed.wait(supervision.changed.serial, 1.0)
-    finally:
-        beating.cancel()
-        await asyncio.wait({beating})
+    while configurations.current is None and supervision.stop_by is None:
+        try:
+            await asyncio.to_thread(configurations.look)
+        except (OSError, InvalidInput) as error:
+            log.warning("waiting for the document: %s", error)
+        if configurations.current is None:
+            await supervision.changed.wait(supervision.changed.serial, 1.0)
 
 
-async def _live(group: asyncio.TaskGroup, instance: Instance, client: Client, telemetry: Telemetry) -> None:
+async def _live(
+    group: asyncio.TaskGroup, instance: Instance, client: Client, telemetry: Telemetry, beating: asyncio.Task[None]
+) -> None:
     environment, supervision = instance.environment, instance.supervision
     parts = assemble(instance, client)
     jobs = Jobs(group, {"backup": parts.backups.run})
@@ -116,23 +115,25 @@ async def _live(group: asyncio.TaskGroup, instance: Instance, client: Client, te
         metrics=telemetry.metrics_text,
         traces=telemetry.trace_lines,
     )
-    await probes.start()
-    await ask.start()
-    # First of all, so that a primary which an agent before us left is renewed before its deadline.
-    await parts.lease.refresh()
-    tasks = [
-        group.create_task(work)
-        for work in (*parts.work(), control.run(instance.context.tls), pages.run(), Memory().run())
-    ]
-    settle()
+    tasks: list[asyncio.Task[None]] = []
     try:
+        await probes.start()
+        await ask.start()
+        # First of all, so that a primary which an agent before us left is renewed before its deadline.
+        await parts.lease.refresh()
+        for work in (*parts.work(), control.run(instance.context.tls), pages.run(), Memory().run()):
+            tasks.append(group.create_task(work))
+        beating.cancel()
+        await asyncio.wait({beating})
+        settle()
         await parts.life.run()
     finally:
         for task in tasks:
             task.cancel()
         await ask.stop()
         await probes.stop()
-        await asyncio.wait(tasks, timeout=5)
+        if tasks:
+            await asyncio.wait(tasks, timeout=5)
 
 
 def main() -> int:

@@ -1,7 +1,8 @@
 """The agent's side of the supervisor's socket.
 
 Guarantees: `server` is what runs below the supervisor now; `changed` rings when it starts, ends, or the instance is to
-stop. A connection that breaks ends `run` with Unavailable: without its supervisor an agent must not go on.
+stop. Answers and events take effect in the order in which they came. A connection that breaks ends `run` with Unavailable:
+without its supervisor an agent must not go on.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class Supervision:
         self._path = path
         self._writer: asyncio.StreamWriter | None = None
         self._reader: asyncio.StreamReader | None = None
-        self._calls: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._calls: dict[int, tuple[str, asyncio.Future[dict[str, Any]]]] = {}
         self._next = 0
         self.changed = Notice()
         self.life = ""
@@ -77,27 +78,19 @@ class Supervision:
             message = json.loads(line)
             if "event" in message:
                 self._event(message)
-            elif (call := self._calls.pop(message.get("re"), None)) is not None and not call.done():
-                call.set_result(message)
+                continue
+            verb, answer = self._calls.pop(message.get("re"), ("", None))
+            if answer is None or answer.done():
+                continue
+            if verb == "status" and "error" not in message:
+                # Here, not by who asked: a line behind this one is read before that task goes on, and is newer.
+                self._learned(message)
+            answer.set_result(message)
         raise Unavailable("the supervisor closed the connection", object=str(self._path))
 
     async def learn(self) -> None:
         """Ask what runs, since when and with which command; for a new agent. `run` must be running."""
-        status = await self._call("status")
-        self.life = status["life"]
-        server = status["server"]
-        self.server = None
-        if server:
-            # A supervisor lives as long as its Pod: an older one knows of no such mode.
-            unattended = StopMode(server.get("unattended", StopMode.CLEAN.value))
-            self.server = RunningServer(
-                server["pid"], server["since"], server["note"] or {}, server["mode"], unattended
-            )
-        self.stop_by = status["stop_by"]
-        if status["last_exit"]:
-            last = status["last_exit"]
-            self.last_exit = ServerExit(last["pid"], last["code"], last["mode"])
-        self.changed.ring()
+        await self._call("status")
 
     async def heartbeat(self, fence_at: float | None) -> None:
         """Say that we live and until when the server may run (seconds of CLOCK_BOOTTIME, None without end)."""
@@ -157,6 +150,22 @@ class Supervision:
             with contextlib.suppress(OSError):
                 await self._writer.wait_closed()
 
+    def _learned(self, status: dict[str, Any]) -> None:
+        self.life = status["life"]
+        server = status["server"]
+        self.server = None
+        if server:
+            # A supervisor lives as long as its Pod: an older one knows of no such mode.
+            unattended = StopMode(server.get("unattended", StopMode.CLEAN.value))
+            self.server = RunningServer(
+                server["pid"], server["since"], server["note"] or {}, server["mode"], unattended
+            )
+        self.stop_by = status["stop_by"]
+        if status["last_exit"]:
+            last = status["last_exit"]
+            self.last_exit = ServerExit(last["pid"], last["code"], last["mode"])
+        self.changed.ring()
+
     def _event(self, message: dict[str, Any]) -> None:
         if message["event"] == "server-exited":
             self.server = None
@@ -172,7 +181,7 @@ class Supervision:
         self._next += 1
         number = self._next
         answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-        self._calls[number] = answer
+        self._calls[number] = verb, answer
         try:
             async with asyncio.timeout(CALL_DEADLINE):
                 self._writer.write(json.dumps({"id": number, "do": verb, **fields}).encode() + b"\n")

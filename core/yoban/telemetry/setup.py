@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TextIO
@@ -28,6 +29,9 @@ log = logging.getLogger(__name__)
 
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 """Environment variable: base URL of an OTLP/HTTP collector; with it, traces and metrics go there too."""
+
+SHUTDOWN = 2.0
+"""Seconds that the last export may take; what a collector has not taken by then is lost."""
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 """Bounds of the buckets of every histogram of seconds; the SDK's own are meant for milliseconds."""
@@ -58,8 +62,18 @@ class Telemetry:
 
     def shutdown(self) -> None:
         """Send what is left and end the exporters' threads. May be called twice; blocks for a few seconds at most."""
-        self.tracers.shutdown()
-        self.meters.shutdown()
+
+        def end() -> None:
+            try:
+                self.tracers.shutdown()
+                self.meters.shutdown()
+            except Exception as error:
+                log.warning("the last traces and metrics are lost: %s", error)
+
+        # The SDK waits half a minute for each; a thread that is a daemon does not keep the process.
+        ending = threading.Thread(target=end, name="yoban-telemetry-end", daemon=True)
+        ending.start()
+        ending.join(SHUTDOWN)
 
 
 _made: Telemetry | None = None
@@ -108,6 +122,8 @@ def build(service: str, instance: str, environ: Mapping[str, str]) -> Telemetry:
             processor, otlp_reader = _otlp()
         except ImportError as error:
             log.warning("%s is set, but OTLP is not installed (%s); install yoban[otlp]", ENDPOINT, error)
+        except Exception as error:
+            log.warning("%s is set, but its exporters cannot be made (%s); going on without it", ENDPOINT, error)
         else:
             processors.append(processor)
             readers.append(otlp_reader)
@@ -127,4 +143,9 @@ def _otlp() -> tuple[SpanProcessor, MetricReader]:
     from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-    return BatchSpanProcessor(OTLPSpanExporter()), PeriodicExportingMetricReader(OTLPMetricExporter())
+    processor: SpanProcessor = BatchSpanProcessor(OTLPSpanExporter())
+    try:
+        return processor, PeriodicExportingMetricReader(OTLPMetricExporter())
+    except Exception:
+        processor.shutdown()
+        raise

@@ -20,6 +20,7 @@ from yoban.agent.instance import Instance
 from yoban.agent.jobs import Jobs
 from yoban.agent.storage import Storage
 from yoban.agent.supervision import Supervision
+from yoban.errors import Unavailable
 from yoban.kube.client import Client
 from yoban.kube.clock import SystemClock
 from yoban.kube.resource import LEASE, POD
@@ -83,7 +84,7 @@ class InProcessSupervision(Supervision):
         self.context = context
         self.fence_at: float | None = None
         self.beats = 0
-        self.refuse = ""
+        self.refused = 0
         self._pid = 100
         self._status: dict[str, Any] | None = None
 
@@ -94,6 +95,9 @@ class InProcessSupervision(Supervision):
             if "fence_at" in fields:
                 self.fence_at = fields["fence_at"]
         elif verb == "start":
+            if self.fence_at is not None and self.fence_at <= SystemClock().boottime():
+                self.refused += 1
+                raise Unavailable("start was refused", object="supervisor", cause="the fencing deadline has passed")
             await self.runner.start(self.context(), None)  # type: ignore[arg-type]
             self._pid += 1
             self._status = {"pid": self._pid, "since": 0.0, "note": fields["note"], "mode": ""}
@@ -103,7 +107,7 @@ class InProcessSupervision(Supervision):
             await self.runner.stop(self.context(), mode)
             self.died(0, fields["mode"])
         elif verb == "status":
-            return {"life": self.life, "server": self._status, "last_exit": None, "stop_by": self.stop_by}
+            self._learned({"life": self.life, "server": self._status, "last_exit": None, "stop_by": self.stop_by})
         return {}
 
     def died(self, code: int, mode: str = "") -> None:

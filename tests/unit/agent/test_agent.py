@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import shutil
 
 import msgspec
+import pytest
 from rig import (
     INCARNATION,
     MakeRig,
@@ -15,7 +17,9 @@ from rig import (
     stored,
     until,
 )
+from yoban.agent import life
 from yoban.agent.marker import read_marker
+from yoban.model.instance import Marker
 from yoban.testing.memory_store import MemoryCloud
 
 
@@ -94,6 +98,59 @@ async def test_the_pod_ends(make_rig: MakeRig) -> None:
     agent.start()
     await agent.ready()
     assert await rig.driver.read(agent.context) == {"precious"}
+
+
+async def test_bug_an_engine_that_hung_at_a_look_ended_the_agent(
+    make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = make_rig()
+    agent = rig.agent()
+    agent.start()
+    await agent.ready()
+
+    async def hang(_: object) -> bool:
+        await asyncio.Event().wait()
+        return True
+
+    with monkeypatch.context() as patch:
+        patch.setattr(life, "CARE_DEADLINE", 0.05)
+        patch.setattr(rig.engine.server, "initialized", hang)
+        await rig.runner.stop(agent.context)
+        agent.supervision.died(-9)
+        await until("it is told", lambda: "DeadlineExceeded" in agent.reasons())
+    await until("it runs again", lambda: agent.supervision.server)
+    await agent.ready()
+    assert not agent.status.problems
+
+
+def broken(_: object) -> Marker | None:
+    raise OSError(errno.EIO, "Input/output error", "yoban.json")
+
+
+async def test_bug_a_volume_that_could_not_be_read_ended_the_agent(
+    make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = make_rig(instances=2)
+    agent = rig.agent(2)  # it waits for the founder: no step of its own withdraws the problem
+    agent.start()
+    await until("it waits", lambda: agent.status.phase == "waiting")
+    with monkeypatch.context() as patch:
+        patch.setattr(life, "read_marker", broken)
+        await until("it is told", lambda: "InternalError" in agent.reasons())
+        assert "Input/output error" in agent.status.message
+    await until("it is told no more", lambda: "InternalError" not in agent.reasons())
+
+
+async def test_a_pod_ends_whose_volume_cannot_be_read(make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = make_rig()
+    agent = rig.agent()
+    agent.start()
+    await agent.ready()
+    monkeypatch.setattr(life, "read_marker", broken)
+    agent.supervision.pod_ends()
+    await agent.ended()
+    assert agent.supervision.last_exit is not None
+    assert agent.supervision.last_exit.mode == "clean"
 
 
 async def test_nothing_is_made_while_the_store_is_silent(make_rig: MakeRig, cloud: MemoryCloud) -> None:

@@ -164,6 +164,18 @@ async def test_a_lost_lease_keeps_its_deadline_until_the_server_has_ended(bench:
     assert bench.told[-1] is None
 
 
+async def test_a_deadline_that_an_agent_before_us_left_is_lifted_once_no_server_of_ours_needs_it(bench: Bench) -> None:
+    lease = bench.lease()
+    await lease.refresh()
+    bench.told.clear()
+    await lease.settled()
+    assert bench.told == [None]
+    assert await lease.take(1)
+    bench.told.clear()
+    await lease.settled()
+    assert bench.told == []
+
+
 async def test_a_lease_that_is_gone_is_told_from_one_that_cannot_be_read(bench: Bench) -> None:
     lease = bench.lease()
     bench.api.remove(LEASE, "shop", NAME)

@@ -19,6 +19,7 @@ from rig import (
 from yoban.agent import decisions, life, tailer
 from yoban.agent.marker import read_marker
 from yoban.errors import Unavailable
+from yoban.kube.clock import SystemClock
 from yoban.kube.resource import LEASE
 from yoban.model.instance import SwitchoverDocument
 from yoban.plugins import InstanceContext, Promotion, Role
@@ -184,6 +185,62 @@ async def test_bug_the_lease_was_given_up_while_the_server_still_ran(
     agent.supervision.pod_ends(2.0)
     await agent.ended()
     assert (await rig.lease())["spec"]["holderIdentity"] == "orders-1"
+
+
+async def test_a_replica_that_ended_is_not_refused_for_a_deadline_of_an_earlier_reign(make_rig: MakeRig) -> None:
+    rig = make_rig(instances=2)
+    first, second = rig.agent(1), rig.agent(2)
+    first.start()
+    second.start()
+    await first.ready()
+    await second.ready()
+    second.supervision.fence_at = SystemClock().boottime() - 1  # of an agent before this one
+    await rig.runner.stop(second.context)
+    second.supervision.died(-9)
+    await until("it runs again", lambda: second.supervision.server)
+    assert (second.supervision.fence_at, second.supervision.refused) == (None, 0)
+
+
+async def test_a_primary_past_its_deadline_is_started_again_once_the_lease_is_renewed(make_rig: MakeRig) -> None:
+    rig = make_rig()
+    agent = rig.agent()
+    agent.start()
+    await agent.ready()
+    rig.api.listening = False
+    await until("its time is over", lambda: not agent.parts.lease.view().held)
+    await rig.runner.stop(agent.context)
+    agent.supervision.died(-9, "immediate")
+    await until("it tries to take the Lease", agent.reasons)
+    assert agent.supervision.server is None
+    rig.api.listening = True
+    await agent.ready()
+    assert agent.supervision.refused == 0
+
+
+async def test_bug_the_lease_was_given_up_beside_a_server_whose_start_was_interrupted(
+    make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The Pod's end broke a start off when the server ran already and nobody had learned of it."""
+    rig = make_rig()
+    agent = rig.agent()
+    agent.start()
+    await agent.ready()
+    real = agent.supervision._call
+
+    async def ended_meanwhile(verb: str, **fields: Any) -> dict[str, Any]:
+        answer = await real(verb, **fields)
+        if verb == "start":
+            agent.supervision.pod_ends()
+            await asyncio.Event().wait()
+        return answer
+
+    monkeypatch.setattr(agent.supervision, "_call", ended_meanwhile)
+    await rig.runner.stop(agent.context)
+    agent.supervision.died(-9)
+    await agent.ended()
+    assert agent.supervision.last_exit is not None
+    assert agent.supervision.last_exit.mode == "clean"
+    assert agent.supervision.gone()
 
 
 async def test_a_switchover_to_who_does_not_follow_changes_nothing(make_rig: MakeRig) -> None:

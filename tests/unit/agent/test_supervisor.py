@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from yoban.agent.supervisor import loop, tree
+from yoban.agent.supervisor import spawn as spawning
 from yoban.agent.supervisor.loop import Supervisor
 from yoban.agent.supervisor.spawn import SpawnError, spawn
 from yoban.agent.supervisor.wire import Broken, Connection, listen
@@ -184,6 +185,38 @@ def test_no_server_starts_after_the_deadline(hand: Hand) -> None:
     hand.start()
 
 
+def test_bug_a_server_started_again_at_once_had_no_deadline(hand: Hand) -> None:
+    hand.start(STUBBORN)
+    hand.ask(do="heartbeat", fence_at=hand.now + 5)
+    tree.kill([hand.it._server.pid if hand.it._server else 0])
+    hand.until(lambda: hand.pushed)
+    hand.start(STUBBORN)
+    # The agent that started it dies before its next beat; the next one knows of no deadline.
+    hand.ask(do="heartbeat")
+    hand.turn(5)
+    assert hand.it.status()["server"]["mode"] == "immediate"
+
+
+def test_bug_a_pid_that_was_reaped_was_killed_again(hand: Hand, monkeypatch: pytest.MonkeyPatch) -> None:
+    pid = hand.start()
+    assert hand.it._server is not None
+    hand.it._server.code = 0  # reaped; what it left behind is being ended
+    killed: list[int] = []
+    monkeypatch.setattr(tree, "kill", killed.extend)
+    monkeypatch.setattr(tree, "descendants", lambda *_, **__: [4711])
+    hand.it._end_server("kill")
+    assert killed == [4711]
+    monkeypatch.undo()
+    tree.kill([pid])
+
+
+def test_bug_a_deadline_was_slept_over_by_a_machine_that_was_suspended(hand: Hand) -> None:
+    hand.start()
+    hand.ask(do="heartbeat", fence_at=hand.now + 5)
+    # epoll does not count the time in which the machine stands still.
+    assert hand.it._patience() <= 1.0
+
+
 def test_immediate_becomes_kill(hand: Hand) -> None:
     hand.start(STUBBORN)
     hand.ask(do="signal", mode="immediate")
@@ -255,6 +288,28 @@ def test_an_agent_that_cannot_be_started_is_tried_again(tmp_path: Path, monkeypa
 def test_spawn_says_why_not(tmp_path: Path) -> None:
     with pytest.raises(SpawnError, match="nowhere"):
         spawn(["/bin/true"], {}, str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize("call", ["fork", "pipe2"])
+def test_bug_a_fork_that_failed_ended_the_supervisor(hand: Hand, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    def refuse(*_: object) -> int:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    before = sorted(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, refuse)
+        assert "temporarily" in hand.ask(do="start", argv=SLEEPER, stop_signals=SIGNALS)["error"]
+        tree.kill([hand.it._agent or 0])
+        hand.until(lambda: hand.it._agent is None and hand.it._failures > 1)
+    assert sorted(os.listdir("/proc/self/fd")) == before
+    hand.until(lambda: hand.it._agent)
+
+
+def test_bug_a_program_that_hung_in_its_exec_stopped_the_supervisor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spawning, "EXEC_DEADLINE", 0.2, raising=False)
+    monkeypatch.setattr(os, "execvpe", lambda *_: time.sleep(3))
+    with pytest.raises(SpawnError, match="in time"):
+        spawn(SLEEPER, {})
 
 
 def test_messages_are_lines_within_bounds(tmp_path: Path) -> None:

@@ -7,12 +7,13 @@ import json
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
-from yoban.telemetry import process
+from yoban.telemetry import process, setup
 from yoban.telemetry.setup import ENDPOINT, build
 
 
@@ -93,6 +94,51 @@ def test_without_the_exporter_it_goes_on(monkeypatch: pytest.MonkeyPatch, caplog
     made = build("yoban-test", "", {ENDPOINT: "http://127.0.0.1:9"})
     assert "install yoban[otlp]" in caplog.text
     made.shutdown()
+
+
+@pytest.mark.parametrize("name", ["OTEL_BSP_MAX_QUEUE_SIZE", "OTEL_METRIC_EXPORT_INTERVAL"])
+def test_bug_a_setting_that_an_exporter_refuses_stopped_the_process(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    monkeypatch.setenv(name, "0")
+    made = build("yoban-test", "", {ENDPOINT: "http://127.0.0.1:9"})
+    assert "without it" in caplog.text
+    assert not [thread for thread in threading.enumerate() if "Otel" in thread.name]
+    made.shutdown()
+
+
+class Exporter:
+    """A provider whose shutdown waits for a collector."""
+
+    def __init__(self) -> None:
+        self.asked, self.answered, self.ended = threading.Event(), threading.Event(), threading.Event()
+
+    def shutdown(self) -> None:
+        self.asked.set()
+        self.answered.wait(10)
+        self.ended.set()
+
+
+def test_bug_a_collector_that_is_silent_kept_the_process_from_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(setup, "SHUTDOWN", 0.1, raising=False)
+    tracers, meters = Exporter(), Exporter()
+    made: Any = replace(build("yoban-test", "", {}), tracers=tracers, meters=meters)
+    made.shutdown()
+    assert tracers.asked.is_set()
+    assert not tracers.ended.is_set()
+    for one in (tracers, meters):
+        one.answered.set()
+        assert one.ended.wait(10)
+
+
+def test_an_exporter_that_fails_at_the_end_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    class Failing:
+        def shutdown(self) -> None:
+            raise RuntimeError("no more")
+
+    made: Any = replace(build("yoban-test", "", {}), tracers=Failing())
+    made.shutdown()
+    assert "no more" in caplog.text
 
 
 def test_a_system_without_proc_says_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

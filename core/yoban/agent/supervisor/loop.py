@@ -4,7 +4,8 @@ Guarantees:
 
 - every orphan is reaped;
 - a dead agent is started again with back-off, one that stops heart-beating is killed first; the server is not touched;
-- a server whose fencing deadline (CLOCK_BOOTTIME) has passed is ended at once, with all that it started, agent or not;
+- a server whose fencing deadline (CLOCK_BOOTTIME) has passed is ended at once, with all that it started, agent or not; the
+  deadline outlives the server, and none starts after it, until an agent sets another one or lifts it;
 - at the end of the Pod (SIGTERM) the agent is told and has the time that is there; without an agent the server is
   stopped from here, in the mode that its start named for that, at last by force, always within the grace period;
 - state of the server is kept here and told to each new agent.
@@ -167,7 +168,9 @@ class Supervisor:
             )
             if moment is not None
         ]
-        return max(0.01, min(due) - boottime()) if due else 60.0
+        patience = max(0.01, min(due) - boottime()) if due else 60.0
+        # The time that a machine is suspended is no time for epoll, but it is for the deadline.
+        return min(1.0, patience) if self._fence_at is not None and self._server is not None else patience
 
     # -- requests ----------------------------------------------------------------------------------------------------
 
@@ -262,7 +265,9 @@ class Supervisor:
         server.mode = mode
         if mode == "kill":
             server.kill_at = None
-            tree.kill([server.pid, *tree.descendants(os.getpid(), without=self._agent)])
+            # A process that was reaped has given its id back: it may be another one's by now.
+            main = [server.pid] if server.code is None else []
+            tree.kill([*main, *tree.descendants(os.getpid(), without=self._agent)])
             return
         if mode == "immediate" and server.kill_at is None:
             server.kill_at = boottime() + KILL_AFTER
@@ -281,10 +286,10 @@ class Supervisor:
             return
         self._leftover_at = None
         self._server = None
-        self._fence_at = None
+        # The deadline stays: the next server may be started before the next heartbeat, by an agent that has no other.
         self._last_exit = {"pid": server.pid, "code": server.code, "mode": server.mode, "at": time.time()}
-        journal("info", "server exited", pid=server.pid, code=server.code, mode=server.mode)
         self._push({"event": "server-exited", "pid": server.pid, "code": server.code, "mode": server.mode})
+        journal("info", "server exited", pid=server.pid, code=server.code, mode=server.mode)
 
     # -- the agent ---------------------------------------------------------------------------------------------------
 
@@ -303,10 +308,10 @@ class Supervisor:
     def _end_agent(self, why: str) -> None:
         if self._agent is None or self._agent_kill_at is not None:
             return
-        journal("info", "ending the agent", pid=self._agent, why=why)
         self._agent_kill_at = boottime() + KILL_AFTER
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._agent, signal.SIGTERM)
+        journal("info", "ending the agent", pid=self._agent, why=why)
 
     def _agent_gone(self) -> None:
         now = boottime()
@@ -333,14 +338,14 @@ class Supervisor:
         if server is not None:
             if self._fence_at is not None and now >= self._fence_at and server.mode != "kill":
                 if server.mode != "immediate":
-                    journal("warning", "fencing deadline passed: ending the server", pid=server.pid)
                     self._end_server("immediate")
+                    journal("warning", "fencing deadline passed: ending the server", pid=server.pid)
                 # Also for one that was told to end before: its own time to do so may be longer.
                 late = self._fence_at + FENCE_KILL_AFTER
                 server.kill_at = late if server.kill_at is None else min(server.kill_at, late)
             if server.kill_at is not None and now >= server.kill_at:
-                journal("warning", "the server did not end in time: killing it", pid=server.pid)
                 self._end_server("kill")
+                journal("warning", "the server did not end in time: killing it", pid=server.pid)
             if self._leftover_at is not None and now >= self._leftover_at:
                 self._server_ended()
         if self._agent is not None:
@@ -348,16 +353,16 @@ class Supervisor:
                 tree.kill([self._agent])
                 self._agent_kill_at = now + KILL_AFTER
             elif now >= self._heard_by:
-                journal("warning", "the agent is frozen: killing it", pid=self._agent)
                 tree.kill([self._agent])
+                journal("warning", "the agent is frozen: killing it", pid=self._agent)
                 self._heard_by = now + KILL_AFTER
         elif self._agent_due is not None and now >= self._agent_due:
             self._start_agent()
         if self._stop_by is not None:
             server = self._server
             if server is not None and now >= self._stop_by - FORCE_BEFORE_END and server.mode in ("", "clean"):
-                journal("warning", "the grace period ends: stopping the server by force", pid=server.pid)
                 self._end_server("immediate")
+                journal("warning", "the grace period ends: stopping the server by force", pid=server.pid)
             if self._agent is not None and now >= self._stop_by - 1:
                 tree.kill([self._agent])
 
