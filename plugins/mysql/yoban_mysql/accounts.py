@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 REPLICATION_STATEMENTS = (
     f"CREATE USER '{REPLICATION_USER}'@'%' IDENTIFIED WITH caching_sha2_password BY ''"
-    f" REQUIRE SUBJECT '/CN={REPLICATION_USER}'",
+    f" REQUIRE SUBJECT '/CN={REPLICATION_USER}' PASSWORD EXPIRE NEVER",
     f"GRANT REPLICATION SLAVE, REPLICATION CLIENT, BACKUP_ADMIN, SHOW VIEW ON *.* TO '{REPLICATION_USER}'@'%'",
 )
 """Instances know each other by certificate: there is no password to know, and without the certificate no way in.
@@ -32,7 +32,7 @@ Some privilege on a table is what it takes to be told that it exists and of whic
 
 SYSTEM = (AGENT, REPLICATION_USER, "mysql.infoschema", "mysql.session", "mysql.sys")
 _GRANTS = "SELECT Drop_priv AS drops, Event_priv AS events FROM mysql.db WHERE db = %s AND user = %s AND host = '%%'"
-_USER = "SELECT account_locked AS locked FROM mysql.user WHERE user = %s AND host = '%%'"
+_USER = "SELECT account_locked AS locked, password_lifetime AS lifetime FROM mysql.user WHERE user = %s AND host = '%%'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +48,13 @@ async def plan(session: Session, ctx: InstanceContext, owner: Account) -> list[C
     """Return what `apply` must change so that the accounts exist with their current passwords. Only looks."""
     remember_secret(owner.password)
     changes: list[Change] = []
-    if await session.row(_USER, REPLICATION_USER) is None:
+    instances = await session.row(_USER, REPLICATION_USER)
+    if instances is None:
         changes += [Change(f"user {REPLICATION_USER} created", text) for text in REPLICATION_STATEMENTS[:1]]
         changes += [Change(f"user {REPLICATION_USER} may replicate", text) for text in REPLICATION_STATEMENTS[1:]]
+    elif instances["lifetime"] != 0:  # NULL is the server's default_password_lifetime
+        statement = f"ALTER USER '{REPLICATION_USER}'@'%' PASSWORD EXPIRE NEVER"
+        changes.append(Change(f"user {REPLICATION_USER} never expires", statement))
     found = await session.row(_USER, owner.user)
     user, words = owner.user, (owner.user, owner.password)
     if found is None:
@@ -76,7 +80,8 @@ async def apply(session: Session, changes: Sequence[Change], *, deadline: float)
     Args:
         session: a connection of the agent's account on the primary.
         changes: as planned just before.
-        deadline: seconds for each statement: commits may wait for replicas.
+        deadline: seconds for each statement. One whose commit waits for replicas keeps everybody from logging in, those
+            replicas too: it is for a session whose commits wait for none, or while enough of them are there.
     """
     for change in changes:
         await session.execute(change.statement, *change.arguments, deadline=deadline)

@@ -2,7 +2,8 @@
 
 Guarantees: the copy is consistent by itself, and its set of GTIDs is read from the copy, started once for that: it is exact.
 What was made is removed at the end, whatever happens. The copy has no identity (server uuid) of its donor's. Too little room
-makes the backup fail before anything is copied.
+makes the backup fail before anything is copied; and it is given up while it is made or uploaded, however long that takes,
+when the server gets short of room.
 
 Where all tables are InnoDB's no write is held back: CLONE copies InnoDB's pages and the redo log written meanwhile (MySQL
 reference manual, "The Clone Plugin"). Where there are tables of MyISAM, CSV or ARCHIVE, writes are held back while their
@@ -57,6 +58,10 @@ START_DEADLINE = 3600.0
 """For the one start of the copy, in which it recovers."""
 ROOM = 64 << 20
 """Bytes that must be free beyond the copy's size."""
+RESERVE_PART = 20
+"""One part in so many of the volume stays free for what the server writes; `MOST_RESERVE` bytes are enough."""
+MOST_RESERVE = 1 << 30
+LOOK = 5.0
 REPLICA_BOUND = 3600.0
 """Longest time in seconds that a replica stands still. A promotion, another source and a stop end it sooner."""
 ASSUMED = 256 << 20
@@ -136,44 +141,45 @@ class MySqlBackup(BaseBackup):
         """See `BaseBackup.backup`.
 
         Raises:
-            Terminal: tables that cannot be carried (reason `TablesNotCarried`), no room (`NoSpace`), or a copy for which
-                writes would be held back for too long (`FreezeTooLong`).
+            Terminal: tables that cannot be carried (reason `TablesNotCarried`), no room (`NoSpace`, also while the copy is
+                there), or a copy for which writes would be held back for too long (`FreezeTooLong`).
             NotReady: the server cannot be quiesced now (`LongStatement`, `LockNotGranted`).
             Unavailable: the server does not answer, or CLONE failed.
         """
         folder = copy_folder(ctx)
         await asyncio.to_thread(_clear, ctx)
         try:
-            begin, tables = await self._look(ctx)
-            with tracer.start_as_current_span("clone"):
+            async with roomy(ctx):
+                begin, tables = await self._look(ctx)
+                with tracer.start_as_current_span("clone"):
+                    if tables:
+                        started, frozen = await self._quiesced(ctx, request, folder)
+                    else:
+                        started, frozen = await self._clone(ctx, folder, tables), 0.0
+                with tracer.start_as_current_span("start the copy"):
+                    found = await self._read(ctx, folder)
                 if tables:
-                    started, frozen = await self._quiesced(ctx, request, folder)
-                else:
-                    started, frozen = await self._clone(ctx, folder, tables), 0.0
-            with tracer.start_as_current_span("start the copy"):
-                found = await self._read(ctx, folder)
-            if tables:
-                if found.executed != started["executed"]:
-                    raise Unavailable("the copy is not of the moment of its tables' files", object=ctx.name)
-                # After the first start of the copy, which makes these tables anew and empty.
-                await asyncio.to_thread(carried.put, files_folder(ctx), folder)
-            files = await asyncio.to_thread(_list, folder)
-            position = position_of(found.executed)
-            if position is None:
-                raise NotReady("nothing was committed yet", object=ctx.name)
-            facts = {
-                "server_uuid": started["uuid"],
-                "version": begin.version,
-                "gtid_executed": position,
-                "binlog_file": str(started["file"]),
-                "binlog_position": str(started["position"]),
-            }
-            # Read when the copy was complete: it holds nothing later. Commits bear the time of where they were run first,
-            # and that server's clock may be ahead of ours.
-            newest = await asyncio.to_thread(newest_commit, ctx.data)
-            ended = max(started["ended"], newest or started["ended"])
-            end = BackupEnd(position, found.line, ended, frozen_seconds=frozen, facts=facts)
-            yield MySqlSession(folder, begin, end, files)
+                    if found.executed != started["executed"]:
+                        raise Unavailable("the copy is not of the moment of its tables' files", object=ctx.name)
+                    # After the first start of the copy, which makes these tables anew and empty.
+                    await asyncio.to_thread(carried.put, files_folder(ctx), folder)
+                files = await asyncio.to_thread(_list, folder)
+                position = position_of(found.executed)
+                if position is None:
+                    raise NotReady("nothing was committed yet", object=ctx.name)
+                facts = {
+                    "server_uuid": started["uuid"],
+                    "version": begin.version,
+                    "gtid_executed": position,
+                    "binlog_file": str(started["file"]),
+                    "binlog_position": str(started["position"]),
+                }
+                # Read when the copy was complete: it holds nothing later. Commits bear the time of where they were run first,
+                # and that server's clock may be ahead of ours.
+                newest = await asyncio.to_thread(newest_commit, ctx.data)
+                ended = max(started["ended"], newest or started["ended"])
+                end = BackupEnd(position, found.line, ended, frozen_seconds=frozen, facts=facts)
+                yield MySqlSession(folder, begin, end, files)
         finally:
             await asyncio.shield(asyncio.to_thread(_clear, ctx))
 
@@ -196,15 +202,10 @@ class MySqlBackup(BaseBackup):
             assert row is not None
             line = str(await session.value(_LINE) or "")
         needed = await asyncio.to_thread(_size, ctx.data)
-        free = await asyncio.to_thread(lambda: shutil.disk_usage(ctx.data.parent).free)
-        if free < needed + ROOM:
-            raise Terminal(
-                "there is no room for the copy that a backup is made of",
-                object=f"volume of {ctx.name}",
-                cause=f"about {needed} bytes are needed, {free} are free",
-                fix="enlarge the volume",
-                reason="NoSpace",
-            )
+        volume = await asyncio.to_thread(shutil.disk_usage, ctx.data.parent)
+        spare = reserve(volume.total)
+        if volume.free < needed + ROOM + spare:
+            raise no_room(ctx, f"about {needed} bytes are needed, and {spare} for the server; {volume.free} are free")
         position = position_of(GtidSet.parse(row["executed"]))
         if position is None:
             raise NotReady("nothing was committed yet", object=ctx.name)
@@ -299,6 +300,10 @@ class MySqlBackup(BaseBackup):
                 "--innodb-buffer-pool-size=32M",
                 "--innodb-redo-log-capacity=8M",
                 "--innodb-fast-shutdown=1",
+                # It shares the container's memory with the server.
+                "--performance-schema=OFF",
+                "--table-open-cache=64",
+                "--table-definition-cache=400",
             ]
             done = await ctx.processes.run(command, deadline=START_DEADLINE)
             try:
@@ -312,6 +317,55 @@ class MySqlBackup(BaseBackup):
         finally:
             await asyncio.shield(asyncio.to_thread(_remove, told))
         return Found(GtidSet.parse(executed), line.strip())
+
+
+@asynccontextmanager
+async def roomy(ctx: InstanceContext) -> AsyncIterator[None]:
+    """Give the body up when the volume gets short of room: the log is written on, and stays while the store is down.
+
+    Raises:
+        Terminal: it did (reason `NoSpace`).
+    """
+    limit, told = asyncio.timeout(None), list[str]()
+    try:
+        async with limit:
+            watching = asyncio.create_task(_watch(ctx, limit, told))
+            try:
+                yield
+            finally:
+                watching.cancel()
+                await asyncio.wait({watching})
+    except TimeoutError as error:
+        if not limit.expired():
+            raise
+        raise no_room(ctx, *told) from error
+
+
+async def _watch(ctx: InstanceContext, limit: asyncio.Timeout, told: list[str]) -> None:
+    while True:
+        await asyncio.sleep(LOOK)
+        with contextlib.suppress(OSError):
+            volume = await asyncio.to_thread(shutil.disk_usage, ctx.data.parent)
+            if volume.free < reserve(volume.total):
+                told.append(f"{volume.free} bytes are free, and the server writes on")
+                limit.reschedule(asyncio.get_running_loop().time())
+                return
+
+
+def reserve(total: int) -> int:
+    """Return the bytes of a volume of this size that a backup leaves to the server."""
+    return min(total // RESERVE_PART, MOST_RESERVE)
+
+
+def no_room(ctx: InstanceContext, cause: str) -> Terminal:
+    """Return what is raised when the volume has no room for the copy."""
+    return Terminal(
+        "there is no room for the copy that a backup is made of",
+        object=f"volume of {ctx.name}",
+        cause=cause,
+        fix="enlarge the volume",
+        reason="NoSpace",
+    )
 
 
 def speed(copied: int, seconds: float) -> float:

@@ -19,8 +19,6 @@ from yoban_mysql.session import Session
 
 FILES = {"MyISAM": (".MYD", ".MYI"), "CSV": (".CSV", ".CSM"), "ARCHIVE": (".ARZ",)}
 """Endings of a table's files, by engine (MySQL reference manual, "Alternative Storage Engines")."""
-EMPTY = frozenset({"InnoDB", "MEMORY"})
-"""Engines whose tables need nothing beside CLONE."""
 MOST_NAMED = 20
 FIX = "ALTER TABLE … ENGINE=InnoDB, or drop them"
 _ENDINGS = tuple(ending for endings in FILES.values() for ending in endings)
@@ -28,7 +26,7 @@ _SYSTEM = frozenset({"mysql", "sys", "performance_schema", "information_schema",
 _PIECE = 4 << 20
 _TABLES = (
     "SELECT table_schema AS `schema`, table_name AS name, engine FROM information_schema.tables"
-    " WHERE table_type = 'BASE TABLE' AND engine NOT IN ('InnoDB', 'MEMORY')"
+    " WHERE table_type = 'BASE TABLE' AND engine <> 'InnoDB'"
     " AND table_schema NOT IN ('mysql', 'sys', 'performance_schema', 'information_schema', 'ndbinfo')"
     " ORDER BY table_schema, table_name"
 )

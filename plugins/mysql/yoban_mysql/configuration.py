@@ -14,16 +14,24 @@ from yoban.plugins import Durability, DurabilityMode, InstanceContext, Role
 
 from yoban_mysql import options
 from yoban_mysql.names import BINLOG, PID_FILE, RELAY_LOG, SOCKET
+from yoban_mysql.settings import number, variable
 
 PLUGINS = ("auth_socket.so", "mysql_clone.so", "semisync_source.so", "semisync_replica.so")
 LONGEST_WAIT = "4294967295"
 """Milliseconds that a commit waits for replicas: 49 days, the most that the server takes; it never degrades."""
 RELAXED_SYNC = "10000"
+ENGINES = "disabled_storage_engines"
+IN_MEMORY = "MEMORY"
+"""An engine whose rows are gone after a start, and with a DELETE in the log of whoever opens such a table first then: a
+replica would have a transaction that its primary lacks. Temporary tables that the server makes for itself go on."""
+CONNECTIONS = "151"
+"""The server's own `max_connections`."""
 
 LIVE = (
     "binlog_expire_logs_auto_purge",
     "innodb_flush_log_at_trx_commit",
     "local_infile",
+    "max_user_connections",
     "require_secure_transport",
     "rpl_semi_sync_replica_enabled",
     "rpl_semi_sync_source_timeout",
@@ -85,6 +93,7 @@ def fixed_settings(ctx: InstanceContext, role: Role) -> dict[str, str]:
         "log_bin": str(ctx.data / BINLOG),
         "log_replica_updates": "ON",
         "log_timestamps": "UTC",
+        "max_user_connections": str(_most_sessions(ctx)),
         "mysqlx": "OFF",
         "persisted_globals_load": "OFF",
         "pid_file": str(ctx.run / PID_FILE),
@@ -117,6 +126,37 @@ def fixed_settings(ctx: InstanceContext, role: Role) -> dict[str, str]:
         "tls_version": "TLSv1.2,TLSv1.3",
         "tmpdir": str(temporary_folder(ctx)),
     }
+
+
+def most_sessions(connections: int, instances: int) -> int:
+    """Return how many sessions any one account may have, so that sessions which wait leave room for whom they wait for.
+
+    Sessions whose commits wait for replicas do not notice that their clients are gone. It holds for our own accounts, too:
+    they may have at least what is kept from others, which takes a server with twice as many connections.
+
+    Args:
+        connections: `max_connections`.
+        instances: of the Database.
+    """
+    ours = 3 * instances + 5
+    return max(connections - ours, ours)
+
+
+def _most_sessions(ctx: InstanceContext) -> int:
+    told = next((value for name, value in ctx.settings.items() if variable(name) == "max_connections"), CONNECTIONS)
+    return most_sessions(number(told) or int(CONNECTIONS), len(ctx.peers) + 1)
+
+
+def with_ours(settings: Mapping[str, str], role: Role) -> dict[str, str]:
+    """Return a user's settings with what we add to one of them: engines that no table may be of.
+
+    In a recovery no engine is off: what was logged is applied.
+    """
+    found = {name: value for name, value in settings.items() if variable(name) != ENGINES}
+    if role is not Role.RECOVERY:
+        given = [value for name, value in settings.items() if variable(name) == ENGINES and value.strip()]
+        found[ENGINES] = ",".join([IN_MEMORY, *given])
+    return found
 
 
 def plugins() -> list[tuple[str, str]]:

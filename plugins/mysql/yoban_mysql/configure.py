@@ -15,11 +15,20 @@ from dataclasses import dataclass
 from yoban.plugins import Configured, InstanceContext, Peer, Role, SettingProblem
 from yoban.plugins.files import empty_folder, make_folder, replace_file
 
-from yoban_mysql import catalogue, follow, line, live, options, reign
-from yoban_mysql.configuration import LIVE, fixed_settings, main_text, role_in, temporary_folder
+from yoban_mysql import catalogue, follow, line, live, options, reign, scheduled
+from yoban_mysql.configuration import (
+    ENGINES,
+    LIVE,
+    fixed_settings,
+    main_text,
+    most_sessions,
+    role_in,
+    temporary_folder,
+    with_ours,
+)
 from yoban_mysql.names import LOADED_TLS, MAIN_CONF, USER_CONF
 from yoban_mysql.session import Kept, Session
-from yoban_mysql.settings import doubled, problem_with, rule, variable
+from yoban_mysql.settings import doubled, number, problem_with, rule, variable
 
 OPENED = frozenset({"event_scheduler"})
 """Settings of the user's that take effect when a primary is opened, and not before."""
@@ -65,6 +74,7 @@ class Configuration:
             await _reload_tls(session, ctx)
             if role is Role.PRIMARY:
                 await reign.open_writes(session, ctx, effective)
+                await scheduled.note(session, ctx)
             else:
                 await reign.close_writes(session)
                 if role is Role.REPLICA:
@@ -115,7 +125,9 @@ class Configuration:
             if not _waits(name) and variable(name) not in OPENED
         }
         wanted |= {name: fixed[name] for name in LIVE}
-        running = await live.values(session, wanted)
+        running = await live.values(session, [*wanted, "max_connections"])
+        if connections := number(running.get("max_connections", "")):  # fewer than wanted where it may open few files
+            wanted["max_user_connections"] = str(most_sessions(connections, len(ctx.peers) + 1))
         waiting = self._waiting.setdefault(str(ctx.data), set())
         for name, value in wanted.items():
             if name in waiting:
@@ -154,13 +166,16 @@ def pending_restart(ctx: InstanceContext, waiting: Iterable[str] = ()) -> tuple[
     """
     started = {variable(name): value for name, value in (_read(ctx, MAIN_CONF) or {}).items()}
     wanted = in_force(ctx) or {}
+    whole = with_ours({variable(name): value for name, value in wanted.items()}, Role.PRIMARY)
     waits = set(waiting)
     found = {
         name
-        for name, value in wanted.items()
-        if (_waits(name) or variable(name) in waits) and started.get(variable(name)) != value
+        for name in wanted
+        if (_waits(name) or variable(name) in waits) and started.get(variable(name)) != whole[variable(name)]
     }
     present = {variable(name) for name in wanted} | set(fixed_settings(ctx, Role.PRIMARY))
+    if started.get(ENGINES) == whole[ENGINES]:
+        present.add(ENGINES)
     found |= {name for name in started if (_waits(name) or name in waits) and name not in present}
     return tuple(sorted(found))
 
@@ -184,7 +199,7 @@ def _write_main(ctx: InstanceContext, role: Role, effective: Mapping[str, str]) 
     for folder in (ctx.run, temporary_folder(ctx)):
         make_folder(folder)
     empty_folder(temporary_folder(ctx))
-    settings = {variable(name): value for name, value in effective.items()}
+    settings = with_ours({variable(name): value for name, value in effective.items()}, role)
     replace_file(ctx.data / MAIN_CONF, main_text(settings, fixed_settings(ctx, role), role))
     replace_file(ctx.run / LOADED_TLS, _certificates(ctx))
 

@@ -1,36 +1,37 @@
 """A primary is opened and closed for writes.
 
 Guarantees: between `super_read_only` and the first user's write the line of the log is begun and commits wait for replicas
-as declared. What the agent itself writes to open a server waits for no replica, and no user can write meanwhile.
+as declared. What the agent itself writes to open a server (the line, events, accounts) waits for no replica, and no user can
+write meanwhile.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 from yoban.errors import Unavailable
 from yoban.plugins import InstanceContext
 
-from yoban_mysql import line, quiesce
+from yoban_mysql import accounts, line, quiesce, scheduled
 from yoban_mysql.configuration import waits
 from yoban_mysql.line import Line
-from yoban_mysql.session import Session, identifier
+from yoban_mysql.session import Session
 from yoban_mysql.settings import truth, variable
 
+logger = logging.getLogger("yoban.mysql")
 SENT_ALL = ("Source has sent all binlog to replica; waiting for more updates", "Master has sent all binlog to slave")
 SETTLE = 10.0
+ACCOUNTS = 10.0
+"""Deadline of a statement that changes accounts and waits for no replica."""
 _STATE = (
     "SELECT @@GLOBAL.super_read_only AS closed, @@GLOBAL.read_only AS shut,"
     " @@GLOBAL.rpl_semi_sync_source_enabled AS waits, @@GLOBAL.event_scheduler AS events, @@GLOBAL.offline_mode AS away"
 )
 _CHANNEL = "SELECT COUNT(*) FROM performance_schema.replication_connection_configuration WHERE channel_name = ''"
-_DISABLED = (
-    "SELECT event_schema AS `schema`, event_name AS name FROM information_schema.events"
-    " WHERE status IN ('REPLICA_SIDE_DISABLED', 'SLAVESIDE_DISABLED') AND originator <> @@GLOBAL.server_id"
-)
 _SENDING = (
     "SELECT processlist_state AS state FROM performance_schema.threads WHERE processlist_command LIKE 'Binlog Dump%'"
 )
@@ -54,14 +55,16 @@ async def open_writes(session: Session, ctx: InstanceContext, settings: Mapping[
         await forget_source(session)
         async with alone(session, ctx):
             begun = await line.begin(session, ctx)
-            await _enable_events(session)
+            await scheduled.take_over(session)
+            if waits(ctx.durability):
+                await _change_accounts(session, ctx)
         await session.execute("SET GLOBAL read_only = OFF")
     elif bool(row["waits"]) is not waits(ctx.durability):
         await _wait(session, ctx)
     if row["away"]:
         await session.execute("SET GLOBAL offline_mode = OFF")
-    events = next((value for name, value in settings.items() if variable(name) == "event_scheduler"), "ON")
-    switch = truth(events)
+    scheduler = next((value for name, value in settings.items() if variable(name) == "event_scheduler"), "ON")
+    switch = truth(scheduler)
     if switch is not None and str(row["events"]) != "DISABLED" and truth(str(row["events"])) is not switch:
         await session.execute("SET GLOBAL event_scheduler = %s", "ON" if switch else "OFF")
     return begun
@@ -129,7 +132,19 @@ async def _wait(session: Session, ctx: InstanceContext) -> None:
     await session.execute("SET GLOBAL rpl_semi_sync_source_enabled = %s", "ON" if waits(ctx.durability) else "OFF")
 
 
-async def _enable_events(session: Session) -> None:
-    """Events that came from another primary are switched off where they are replicated to."""
-    for row in await session.rows(_DISABLED):
-        await session.execute(f"ALTER EVENT {identifier(row['schema'])}.{identifier(row['name'])} ENABLE")
+async def _change_accounts(session: Session, ctx: InstanceContext) -> None:
+    """Once commits wait, a change of an account keeps everybody from logging in until replicas have it (`confirm`).
+
+    What fails is left to `ensure_accounts`, which tells of it.
+    """
+    owner = ctx.accounts.get("owner")
+    if owner is None:
+        return
+    try:
+        changes = await accounts.plan(session, ctx, owner)
+        made = await accounts.apply(session, changes, deadline=ACCOUNTS)
+    except Unavailable as error:
+        logger.warning("accounts are not changed before the server is opened: %s", error)
+        return
+    for words in made:
+        logger.info("accounts: %s", words)

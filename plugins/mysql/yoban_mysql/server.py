@@ -15,7 +15,7 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
-from yoban.errors import DeadlineExceeded, InvalidInput, Unavailable, YobanError
+from yoban.errors import DeadlineExceeded, InvalidInput, NotReady, Unavailable, YobanError
 from yoban.plugins import (
     Configured,
     Finished,
@@ -29,7 +29,7 @@ from yoban.plugins import (
 )
 from yoban.plugins.files import empty_folder, make_folder, replace_file, sync_folder
 
-from yoban_mysql import accounts, binaries, reign, status
+from yoban_mysql import accounts, binaries, confirm, reign, scheduled, status
 from yoban_mysql.configuration import made_with, waits
 from yoban_mysql.configure import Configuration, started_role
 from yoban_mysql.line import OUR_TABLES
@@ -120,7 +120,12 @@ class MySqlServer(Server):
             await session.execute("SET SESSION sql_log_bin = ON")
 
     async def ensure_accounts(self, ctx: InstanceContext) -> Sequence[str]:
-        """See `Server.ensure_accounts`. The first accounts wait for no replica: nobody can have written yet."""
+        """See `Server.ensure_accounts`. The first accounts wait for no replica: nobody can have written yet.
+
+        Raises:
+            NotReady: it would wait for replicas that are away (reason `AccountsWait`). The server keeps everybody from
+                logging in while a change waits, those replicas too.
+        """
         owner = ctx.accounts.get("owner")
         if owner is None:
             raise InvalidInput(
@@ -133,6 +138,15 @@ class MySqlServer(Server):
                 async with self._kept.use(ctx) as session:
                     changes = await accounts.plan(session, ctx, owner)
                     first = bool(changes) and waits(ctx.durability) and await accounts.nobody_else(session)
+                    away = await confirm.missing(session) if changes and not first else ""
+                if away:
+                    raise NotReady(
+                        "accounts are not changed while commits would wait",
+                        object=ctx.name,
+                        cause=f"{', '.join(change.words for change in changes)}: {away}",
+                        fix="see why the replicas do not follow; accounts are changed when enough of them do",
+                        reason="AccountsWait",
+                    )
                 return await self._change_accounts(ctx, changes, first=first) if changes else []
         except TimeoutError as error:
             raise DeadlineExceeded("the accounts were not made in time", object=ctx.name) from error
@@ -275,6 +289,7 @@ def _write_script(script: Path) -> None:
         *agent_statements(pwd.getpwuid(os.geteuid()).pw_name),
         *accounts.REPLICATION_STATEMENTS,
         *OUR_TABLES,
+        scheduled.TABLE,
         "DROP USER 'root'@'localhost'",
         "SHUTDOWN",
     ]

@@ -30,10 +30,14 @@ DENIED = (1045, 1698)
 EXPIRED = (1820, 1862)
 """Error numbers of a password that must be changed first."""
 
+CROWDED = (1203, 1226)
+"""Error numbers of a login that was right, and one more than the account may have."""
+
 _SETTINGS = (
     "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', time_zone = '+00:00', lock_wait_timeout = 3,"
     " innodb_lock_wait_timeout = 3, transaction_isolation = 'READ-COMMITTED', sql_require_primary_key = OFF,"
-    " max_execution_time = 0, big_tables = OFF, sql_auto_is_null = OFF, foreign_key_checks = ON, autocommit = ON"
+    " max_execution_time = 0, big_tables = OFF, sql_auto_is_null = OFF, foreign_key_checks = ON, autocommit = ON,"
+    " transaction_read_only = OFF, sql_select_limit = 18446744073709551615, completion_type = 'NO_CHAIN'"
 )
 
 
@@ -140,9 +144,9 @@ async def password_works(ctx: InstanceContext, account: Account) -> bool:
     except AccessDenied:
         return False
     except Refused as error:
-        if error.number not in EXPIRED:
+        if error.number not in EXPIRED + CROWDED:
             raise
-        return False
+        return error.number in CROWDED
     await session.leave()
     return True
 

@@ -83,6 +83,7 @@ _FIXED: dict[str, str] = {
     "log_slave_updates": _ARCHIVE,
     "log_timestamps": _LOGS,
     "lower_case_table_names": _CONFIG,
+    "max_user_connections": "sessions of users leave connections for replicas and the agent; set max_connections",
     "mysqlx": "only the classic protocol is served",
     "persisted_globals_load": _SETTINGS,
     "pid_file": _FILES,
@@ -136,14 +137,17 @@ _REFUSED: dict[str, str] = {
     "plugin_dir": _LIBRARY,
     "plugin_load": _LIBRARY,
     "plugin_load_add": _LIBRARY,
+    "init_connect": "it would run in the sessions of replicas, too, and end those in which it fails",
     "init_file": "it would run statements as the superuser",
     "init_replica": "it would run statements as the superuser",
     "init_slave": "it would run statements as the superuser",
     "initialize": _FILES,
     "initialize_insecure": _FILES,
+    "innodb_buffer_pool_filename": _FILES,
     "innodb_checksum_algorithm": _HIDES,
     "innodb_force_load_corrupted": _HIDES,
     "innodb_force_recovery": _HIDES,
+    "innodb_log_checksums": _HIDES,
     "innodb_api_disable_rowlock": "it belongs to a plugin that is not loaded",
     "innodb_api_enable_binlog": "it belongs to a plugin that is not loaded",
     "innodb_api_enable_mdl": "it belongs to a plugin that is not loaded",
@@ -151,6 +155,8 @@ _REFUSED: dict[str, str] = {
     "innodb_dedicated_server": "the server would take the whole machine's memory for its own",
     "innodb_redo_log_encrypt": "it needs a keyring, which the operator does not set up",
     "innodb_undo_log_encrypt": "it needs a keyring, which the operator does not set up",
+    "log_raw": "passwords would be written to the log as they are",
+    "tc_heuristic_recover": "it commits or rolls back without regard to the log, which replicas and the archive follow",
     "keyring_file_data": "a keyring is not set up by the operator",
     "gtid_next": _ARCHIVE,
     "local_infile": "a server could be made to read files of its clients",
@@ -198,6 +204,10 @@ _FIXED_PREFIXES: dict[str, str] = {
     "ssl": _TLS,
     "tls_": _TLS,
 }
+
+_UNSYNCED = ("littlesync", "nosync")
+_UNSYNCED_NUMBERS = (2, 3)
+"""Values of `innodb_flush_method`; the server takes them by number, and by the begin of their names, too."""
 
 _NO_PREFIXES = ("disable_", "enable_", "loose_", "maximum_", "skip_")
 """Words by which an option file bends an option; variables are set by their own names."""
@@ -305,6 +315,10 @@ def problem_with(name: str, value: str, memory: int = 0) -> str:
         return "a value is a single line"
     if variable(name) == "performance_schema" and truth(value) is not True:
         return "refused: the server is observed by it"
+    if variable(name) == "innodb_flush_method":
+        word = value.strip().lower()
+        if word and (number(word) in _UNSYNCED_NUMBERS or any(one.startswith(word) for one in _UNSYNCED)):
+            return f"refused: {_LOSS}"
     if variable(name) == "innodb_buffer_pool_size" and memory:
         size = number(value)
         if size is not None and size > memory * 3 // 4:

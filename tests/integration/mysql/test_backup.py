@@ -8,9 +8,10 @@ from collections import namedtuple
 from datetime import UTC, datetime
 
 import pytest
-from yoban.errors import Terminal
+from yoban.errors import Terminal, Unavailable
 from yoban.plugins import BackupRequest, FileItem
 from yoban.testing.engineharness import copy
+from yoban_mysql import configuration
 from yoban_mysql.backup import copy_folder
 from yoban_mysql.gtid import GtidSet
 
@@ -109,6 +110,30 @@ async def test_tables_that_clone_does_not_carry_are_refused_by_name(world: World
     assert left(primary) == ["data"]
     await primary.run("DROP TABLE app.many, app.hole")
     await copy(world.engine, primary.ctx)
+
+
+async def test_bug_a_table_in_memory_made_a_backup_that_could_not_be_restored(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(configuration, "IN_MEMORY", "FEDERATED")  # a server of before
+    primary = await world.primary()
+    archive = Archive(world)
+    await archive.reigns(primary)
+    await archive.back_up(primary)
+    await primary.run("CREATE TABLE app.memo (id int PRIMARY KEY) ENGINE=MEMORY", "INSERT INTO app.memo VALUES (1)")
+    with pytest.raises(Terminal) as caught:
+        await copy(world.engine, primary.ctx)
+    assert (caught.value.reason, caught.value.object) == ("TablesNotCarried", "app.memo (MEMORY)")
+    replica = world.instance()
+    with pytest.raises(Unavailable) as refused:
+        await world.engine.replication.provision(replica.ctx, primary.peer, lambda done, total: None)
+    assert refused.value.reason == "TablesNotCarried"
+    await primary.run("ALTER TABLE app.memo ENGINE=InnoDB")
+    await archive.collect(primary)
+    monkeypatch.undo()
+    restored = await archive.restore()
+    assert await restored.value("SELECT COUNT(*) FROM app.memo") == 1, "what was logged is applied"
+    await copy(world.engine, restored.ctx)
 
 
 async def test_too_little_room_is_told_with_figures(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,9 +39,7 @@ MAKE = (
     "CREATE TABLE app.sheet (id int NOT NULL, note text NOT NULL) ENGINE=CSV",
     "CREATE TABLE app.past (id int NOT NULL, note text NOT NULL) ENGINE=ARCHIVE",
     "CREATE TABLE app.`näme/2` (id int NOT NULL) ENGINE=MyISAM",
-    "CREATE TABLE app.memo (id int NOT NULL) ENGINE=MEMORY",
     "INSERT INTO app.`näme/2` VALUES (7)",
-    "INSERT INTO app.memo VALUES (1)",
 )
 
 
@@ -52,7 +50,7 @@ def rows(first: int, last: int) -> list[str]:
 
 
 async def sums(instance: Instance) -> list[object]:
-    """Checksums of all tables but the one in memory."""
+    """Checksums of all tables."""
     session = await instance.session()
     try:
         names = ", ".join(f"app.{table}" for table in TABLES) + ", app.`näme/2`"
@@ -108,8 +106,7 @@ async def test_tables_of_every_carried_engine_are_whole_after_a_restore_and_repl
     await archive.collect(primary)
     base = await archive.restore("immediate")
     assert await sums(base) == at_backup
-    assert await base.value("SELECT COUNT(*) FROM app.memo") == 0, "as after a restart"
-    await base.run(*rows(300, 301), "INSERT INTO app.memo VALUES (2)", "DROP TABLE app.`näme/2`")
+    await base.run(*rows(300, 301), "DROP TABLE app.`näme/2`")
     # Nothing that the server wants beside a table's rows is missed.
     await base.run("RENAME TABLE app.old TO app.older, app.sheet TO app.leaf, app.past TO app.gone")
     await base.run("ALTER TABLE app.gone ENGINE=InnoDB", "DROP DATABASE app")

@@ -14,7 +14,7 @@ import asyncmy
 import pytest
 from asyncmy.connection import Connection
 from yoban.errors import DeadlineExceeded, IntegrityError, NotReady, Unavailable
-from yoban.plugins import Durability, DurabilityMode, Finished, Order, Peer, Role, StopMode
+from yoban.plugins import Account, Durability, DurabilityMode, Finished, Order, Peer, Role, StopMode
 from yoban_mysql import line
 from yoban_mysql.engine import MySqlEngine
 from yoban_mysql.gtid import GtidSet
@@ -528,6 +528,117 @@ async def test_events_run_on_the_primary_and_go_on_after_a_switchover(world: Wor
     await hand_over(one, two)
     assert await one.value("SELECT @@GLOBAL.event_scheduler") == "OFF"
     await two.until("SELECT COUNT(*) > 0 FROM app.t WHERE id = @@server_id")
+
+
+async def test_bug_events_changed_owner_and_state_with_the_primary(world: World) -> None:
+    """They ran as the agent then, and those that were off, or had run, ran (again)."""
+    one = await world.primary()
+    app = await one.as_app()
+    for statement in (
+        "CREATE TABLE t (name varchar(10))",
+        "SET NAMES latin1",
+        "CREATE EVENT `100%` ON SCHEDULE EVERY 1 DAY STARTS '2099-01-01' DO INSERT INTO t VALUES ('never')",
+        "CREATE EVENT later ON SCHEDULE AT '2099-01-01' ON COMPLETION PRESERVE DO INSERT INTO t VALUES ('later')",
+    ):
+        await ask(app, statement)
+    two = await world.replica(one)
+    for statement in (
+        "CREATE EVENT tick ON SCHEDULE EVERY 1 DAY STARTS '2099-01-01' DO INSERT INTO t VALUES ('never')",
+        "CREATE EVENT off ON SCHEDULE EVERY 1 SECOND DISABLE DO INSERT INTO t VALUES ('off')",
+        "CREATE EVENT once ON SCHEDULE AT NOW() ON COMPLETION PRESERVE DO INSERT INTO t VALUES ('once')",
+    ):
+        await ask(app, statement)
+    hang_up(app)
+    # Its time has come after it was cloned.
+    await one.run("SET SESSION sql_log_bin = OFF", "ALTER EVENT app.later ON SCHEDULE AT NOW() ON COMPLETION PRESERVE")
+    await one.until("SELECT COUNT(*) = 3 FROM information_schema.events WHERE status = 'DISABLED'")
+    await one.care()
+    await world.level(two, one)
+    on_copy = "SELECT status FROM information_schema.events WHERE event_name = 'later'"
+    assert await two.value(on_copy) == "ENABLED"
+    await hand_over(one, two)
+    session = await two.session()
+    try:
+        found = {
+            str(row["name"]): (row["definer"], row["on"], row["client"])
+            for row in await session.rows(
+                "SELECT event_name AS name, definer, status = 'ENABLED' AS `on`, character_set_client AS client"
+                " FROM information_schema.events"
+            )
+        }
+    finally:
+        session.drop()
+    assert found == {
+        "100%": ("app@%", 1, "latin1"),
+        "tick": ("app@%", 1, "latin1"),
+        "off": ("app@%", 0, "latin1"),
+        "once": ("app@%", 0, "latin1"),
+        "later": ("app@%", 0, "latin1"),
+    }
+    assert await two.value("SELECT GROUP_CONCAT(name ORDER BY name) FROM app.t") == "later,once"
+    position = (await world.engine.server.status(two.ctx)).position
+    await two.care()
+    assert (await world.engine.server.status(two.ctx)).position == position, "with nothing changed nothing is written"
+    await two.run("ALTER DEFINER = app EVENT app.off ENABLE", "ALTER DEFINER = app EVENT app.tick DISABLE")
+    await two.care()
+    await hand_over(two, one)
+    query = (
+        "SELECT GROUP_CONCAT(event_name ORDER BY event_name) FROM information_schema.events WHERE status = 'ENABLED'"
+    )
+    assert await one.value(query) == "100%,off"
+
+
+async def test_bug_a_password_that_changed_while_replicas_were_away_kept_them_from_logging_in(world: World) -> None:
+    one = await world.primary(durability=SYNCHRONOUS)
+    two = await world.replica(one, durability=SYNCHRONOUS)
+    server = world.engine.server
+    await two.stop(StopMode.IMMEDIATE)
+    await one.until(
+        "SELECT variable_value = 0 FROM performance_schema.global_status WHERE variable_name = 'Rpl_semi_sync_source_clients'"
+    )
+    one.change(accounts={"owner": Account("app", "second")})
+    with pytest.raises(NotReady) as caught:
+        await server.ensure_accounts(one.ctx)
+    assert caught.value.reason == "AccountsWait" and "0 of 1 replicas" in caught.value.cause
+    hang_up(await one.as_app("first"))
+    await two.start(Role.REPLICA, one)
+    await world.follows(two)
+    assert await eventually(lambda: server.ensure_accounts(one.ctx)) == ["password of user app changed"]
+    await two.stop(StopMode.IMMEDIATE)
+    await one.stop()
+    one.change(accounts={"owner": Account("app", "third")})
+    await one.start()
+    assert await server.ensure_accounts(one.ctx) == [], "it was changed before the server was opened"
+    hang_up(await one.as_app("third"))
+    assert await one.value("SELECT @@GLOBAL.rpl_semi_sync_source_enabled") == 1
+    await two.start(Role.REPLICA, one)
+    await world.follows(two)
+    await world.level(two, one)
+
+
+async def test_bug_sessions_that_wait_for_a_replica_left_no_connection_for_it(world: World) -> None:
+    one = await world.primary(durability=SYNCHRONOUS, settings={"max_connections": "24"})
+    two = await world.replica(one, durability=SYNCHRONOUS)
+    await one.care()
+    await one.run("CREATE TABLE app.t (n int PRIMARY KEY)")
+    await two.stop(StopMode.IMMEDIATE)
+    apps: list[Connection] = []
+    with pytest.raises(asyncmy.errors.OperationalError, match="max_user_connections"):
+        while len(apps) < 24:
+            apps.append(await one.as_app())
+    assert len(apps) == 13
+    assert await world.engine.server.ensure_accounts(one.ctx) == [], "one login too many proves the password, too"
+    held = [asyncio.create_task(ask(app, f"INSERT INTO t VALUES ({n})")) for n, app in enumerate(apps)]
+    waiting = "performance_schema.threads WHERE processlist_state LIKE 'Waiting for semi-sync ACK%%'"
+    await one.until(f"SELECT COUNT(*) > 0 FROM {waiting}")
+    for app in apps:
+        hang_up(app)
+    await asyncio.wait(held)
+    for task in held:
+        assert task.exception() is not None
+    await two.start(Role.REPLICA, one)
+    await world.follows(two)
+    await two.until("SELECT COUNT(*) = 13 FROM app.t")
 
 
 async def test_data_of_another_database_is_to_be_rebuilt(world: World) -> None:

@@ -7,6 +7,7 @@ from yoban_mysql.catalogue import complaints
 from yoban_mysql.defaults import defaults
 from yoban_mysql.live import same
 from yoban_mysql.options import parse, text
+from yoban_mysql.session import _SETTINGS
 
 GIB = 1 << 30
 
@@ -49,8 +50,8 @@ def test_what_a_replica_must_not_have_less_of_is_raised_there_first() -> None:
     ("name", "value", "word"),
     [
         ("sort_buffer_size", "1M", ""),
-        ("init_connect", "set @a = 1", ""),
-        ("init_connect", "a\nplugin_load=evil", "single line"),
+        ("ft_boolean_syntax", '+ -><()~*:""&|', ""),
+        ("ft_boolean_syntax", "a\nplugin_load=evil", "single line"),
         ("innodb_buffer_pool_size", "900M", "three quarters"),
         ("innodb_buffer_pool_size", "700M", ""),
         ("innodb_buffer_pool_size", "1T", "three quarters"),
@@ -62,6 +63,51 @@ def test_what_a_replica_must_not_have_less_of_is_raised_there_first() -> None:
 def test_what_is_wrong_without_a_server(name: str, value: str, word: str) -> None:
     found = settings.problem_with(name, value, GIB)
     assert word in found if word else found == ""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tc_heuristic_recover",
+        "innodb_log_checksums",
+        "innodb-buffer-pool-filename",
+        "init_connect",
+        "max_user_connections",
+        "log_raw",
+    ],
+)
+def test_bug_settings_that_break_promises_were_taken(name: str) -> None:
+    assert settings.rule(name).kind in (SettingClass.FIXED, SettingClass.REFUSED)
+
+
+@pytest.mark.parametrize(
+    ("value", "taken"),
+    [
+        ("fsync", True),
+        ("O_DIRECT", True),
+        ("O_DIRECT_NO_FSYNC", True),
+        ("4", True),
+        ("nosync", False),
+        ("NoSync", False),
+        (" littlesync ", False),
+        ("litt", False),  # the server takes the begin of a word
+        ("2", False),
+        ("03", False),
+    ],
+)
+def test_bug_a_server_was_let_write_without_syncing(value: str, taken: bool) -> None:
+    found = settings.problem_with("innodb-flush-method", value)
+    assert (found == "") is taken
+    assert taken or "lose committed data" in found
+
+
+def test_bug_settings_of_all_sessions_changed_what_the_agent_s_own_statements_do() -> None:
+    for name in (
+        "transaction_read_only = OFF",
+        "sql_select_limit = 18446744073709551615",
+        "completion_type = 'NO_CHAIN'",
+    ):
+        assert name in _SETTINGS
 
 
 def test_one_variable_is_set_once() -> None:
