@@ -60,7 +60,7 @@ class BackupReconciler:
         self._runs = runs
         self._status = StatusWriter(shared.client, f"{MANAGER}-status")
         self._finalizer = Finalizer(shared.client, BACKUP, FINALIZER)
-        self._begun: dict[ObjectKey, tuple[ObjectKey, float]] = {}
+        self._begun: dict[ObjectKey, tuple[ObjectKey, datetime, float]] = {}
         self._places: dict[ObjectKey, tuple[tuple[str, ...], datetime]] = {}
 
     async def reconcile(self, key: ObjectKey) -> Result | None:
@@ -155,7 +155,7 @@ class BackupReconciler:
             store=place.store_name,
             incarnation=place.incarnation,
         )
-        self._begun[place.key] = (key_of(obj), self._shared.clock.monotonic())
+        self._begun[place.key] = (key_of(obj), now, self._shared.clock.monotonic())
         more = {} if TRACEPARENT in annotations_of(obj) else {TRACEPARENT: traceparent()}
         await write(self._shared.client, obj, noted, {name: text for name, text in more.items() if text})
         return None
@@ -163,9 +163,12 @@ class BackupReconciler:
     def _running(self, obj: Obj, database: str) -> str:
         """Name of another Backup of the Database that is under way, "" when there is none."""
         key = key_of(obj)
-        begun, at = self._begun.get(ObjectKey(key.namespace, database), (key, 0.0))
+        begun, started, at = self._begun.get(ObjectKey(key.namespace, database), (key, datetime.min, 0.0))
         if begun != key and self._shared.clock.monotonic() - at < SEEN_WITHIN:
-            return begun.name  # its note may not be in the cache yet
+            seen = self._shared.backups.get(begun)
+            noted = read(seen) if seen is not None else None
+            if seen is not None and (noted is None or noted.started < started):
+                return begun.name  # its note is not in the cache yet
         for other in self._shared.backups.store.by_index(BY_DATABASE, f"{key.namespace}/{database}"):
             journal = read(other)
             if key_of(other) != key and journal is not None and not journal.outcome:
@@ -389,6 +392,12 @@ class BackupReconciler:
             self._shared.recorder.event(obj, reason, note[:1000], action="Backup", warning=warning)
 
 
+def _has_ended(old: Obj | None, new: Obj) -> bool:
+    """A predicate: an attempt was under way, and is not any more."""
+    before, after = read(old) if old is not None else None, read(new)
+    return before is not None and not before.outcome and after is not None and after.outcome != ""
+
+
 def _is_elsewhere(obj: Obj, backup: Backup, place: Destination, journal: Journal | None) -> bool:
     """Whether it was stored in another life of the Database, or another ObjectStore, than what is looked at now."""
     life, store = backup.spec.incarnation, annotations_of(obj).get(STORE)
@@ -417,7 +426,13 @@ def build(manager: Manager, shared: Shared, *, workers: int = 4) -> Controller:
             if journal is None or journal.outcome in ("", "retry"):
                 controller.enqueue(key_of(obj))
 
+    def waiting_beside(obj: Obj) -> list[ObjectKey]:
+        namespace, database = key_of(obj).namespace, (obj.get("spec") or {}).get("database") or ""
+        others = shared.backups.store.by_index(BY_DATABASE, f"{namespace}/{database}")
+        return [key_of(other) for other in others if read(other) is None]
+
     controller.watches(shared.backups, predicate=intent_changed)
+    controller.watches(shared.backups, waiting_beside, predicate=_has_ended)
     shared.catalogues.subscribe(of_database)
     shared.observatory.subscribe(unfinished_of_database)
     manager.add(runs, Group.LEADER)

@@ -262,6 +262,24 @@ async def test_one_at_a_time(shop: World):
     await begun(shop, "c")
 
 
+async def test_bug_a_backup_waited_for_half_a_minute_for_one_that_had_ended(shop: World):
+    shop.backup("b")
+    await begun(shop, "b")
+    await finish(shop, "b")
+    shop.backup("c")
+    await shop.until(lambda: journal(shop, "c"), 3)
+
+
+async def test_a_backup_that_waits_begins_when_the_other_has_ended(shop: World):
+    shop.backup("b")
+    await begun(shop, "b")
+    shop.backup("c")
+    await shop.until(lambda: reason(shop, "c") == "Waiting")
+    await shop.rest(12)
+    await finish(shop, "b")
+    await shop.until(lambda: journal(shop, "c"), 3)
+
+
 async def test_two_at_the_same_moment_are_made_one_after_the_other(shop: World):
     for name in ("b", "c", "d"):
         shop.backup(name)
@@ -270,8 +288,8 @@ async def test_two_at_the_same_moment_are_made_one_after_the_other(shop: World):
     assert sum(one.starts for one in shop.agents.all.values()) == 1
     for count in (1, 2, 3):
         name = await shop.until(lambda: next((one for one in ("b", "c", "d") if phase(shop, one) == "Running"), ""))
-        await finish(shop, name)
         assert sum(one.starts for one in shop.agents.all.values()) == count
+        await finish(shop, name)
 
 
 @pytest.mark.parametrize(
