@@ -7,8 +7,10 @@ agent that runs as another user than the server must not lock the server out). D
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 TEMPORARY = ".yoban-tmp"
@@ -43,6 +45,17 @@ def replace_file(path: Path, text: str, mode: int = 0o600) -> bool:
         raise
     sync_folder(path.parent)
     return True
+
+
+def digest_of(paths: Iterable[Path]) -> str:
+    """Return a digest (SHA-256, hexadecimal) of what the files hold, in this order; "" while one of them is missing."""
+    found = hashlib.sha256()
+    try:
+        for path in paths:
+            found.update(path.read_bytes())
+    except FileNotFoundError:
+        return ""
+    return found.hexdigest()
 
 
 def remove_file(path: Path) -> bool:

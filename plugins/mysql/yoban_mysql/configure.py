@@ -8,12 +8,11 @@ it tells, with the role, what the running server was started with: what differs 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from yoban.plugins import Configured, InstanceContext, Peer, Role, SettingProblem
-from yoban.plugins.files import empty_folder, make_folder, replace_file
+from yoban.plugins.files import digest_of, empty_folder, make_folder, replace_file
 
 from yoban_mysql import catalogue, follow, line, live, options, reign, scheduled
 from yoban_mysql.configuration import (
@@ -207,16 +206,14 @@ def _write_main(ctx: InstanceContext, role: Role, effective: Mapping[str, str]) 
 async def _reload_tls(session: Session, ctx: InstanceContext) -> None:
     """Make the server read certificates that were replaced since it read them. A pair that does not fit changes nothing."""
     found, loaded = await asyncio.to_thread(lambda: (_certificates(ctx), _text(ctx)))
-    if found != loaded:
+    if found and found != loaded:
         await session.execute("ALTER INSTANCE RELOAD TLS")
         await asyncio.to_thread(replace_file, ctx.run / LOADED_TLS, found)
 
 
 def _certificates(ctx: InstanceContext) -> str:
-    digest = hashlib.sha256()
-    for path in (ctx.tls.ca, ctx.tls.certificate, ctx.tls.key):
-        digest.update(path.read_bytes())
-    return digest.hexdigest() + "\n"
+    """Return a digest of what the server loads; "" while a file is missing."""
+    return digest_of((ctx.tls.ca, ctx.tls.certificate, ctx.tls.key))
 
 
 def _text(ctx: InstanceContext) -> str:

@@ -9,7 +9,6 @@ only touched while the server is stopped.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import pwd
 import re
@@ -17,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from yoban.plugins import Configured, DurabilityMode, InstanceContext, Peer, Role, ServerFacts, SettingProblem
-from yoban.plugins.files import remove_file, replace_file
+from yoban.plugins.files import digest_of, remove_file, replace_file
 
 from yoban_postgres import catalogue, controldata
 from yoban_postgres.configuration import (
@@ -209,13 +208,7 @@ async def _without(ctx: InstanceContext, wanted: Mapping[str, str], found: Mappi
 
 def _certificates(ctx: InstanceContext) -> str:
     """Return a digest of what the server loads; "" while a file is missing."""
-    digest = hashlib.sha256()
-    try:
-        for path in (ctx.tls.ca, ctx.tls.certificate, ctx.tls.key):
-            digest.update(path.read_bytes())
-    except FileNotFoundError:
-        return ""
-    return digest.hexdigest() + "\n"
+    return digest_of((ctx.tls.ca, ctx.tls.certificate, ctx.tls.key))
 
 
 def _loaded_certificates(ctx: InstanceContext) -> str:
