@@ -56,8 +56,8 @@ class Client(ABC):
         self.kubectl.delete("pod", self.pod)
         self.start()
 
-    def until_it_works(self, *, deadline: float) -> None:
-        """Connect again and again, as a pool does, until a statement succeeds.
+    def until_it_works(self, text: str = "SELECT 1", *, deadline: float) -> str:
+        """Run SQL again and again, as a pool that reconnects, until it succeeds, and return its bare result.
 
         Raises:
             KubectlError: none succeeded within `deadline` seconds; it is the last one's.
@@ -65,13 +65,11 @@ class Client(ABC):
         end = time.monotonic() + deadline
         while True:
             try:
-                self.sql("SELECT 1", deadline=20)
+                return self.sql(text, deadline=20)
             except KubectlError:
                 if time.monotonic() >= end:
                     raise
                 time.sleep(1)
-            else:
-                return
 
     def manifest(self) -> Object:
         """Return the Pod."""

@@ -67,7 +67,8 @@ def load(client: Client, table: str) -> Iterator[Load]:
     with beside(load.write, load.end):
         yield load
     assert load.acknowledged > 3, "there was no load"
-    assert client.sql(f"SELECT count(DISTINCT n) FROM {table}") == str(load.acknowledged)
+    # As the writes did, the count tries again where no connection comes about.
+    assert client.until_it_works(f"SELECT count(DISTINCT n) FROM {table}", deadline=60) == str(load.acknowledged)
 
 
 @pytest.fixture(scope="module")

@@ -143,7 +143,9 @@ def _server(blueprint: Blueprint, number: int, runtime: Runtime) -> dict[str, An
         # The agent may be replaced while the server runs on, so liveness is patient; it never asks anybody else.
         "startupProbe": _probe("/startupz", period=2, failures=60, timeout=3),
         "livenessProbe": _probe("/livez", period=10, failures=6, timeout=5),
-        "readinessProbe": _probe("/readyz", period=3, failures=4, timeout=3),
+        # As long as an agent that froze needs to be found (6 s), ended and started: its server serves all the while, and
+        # a Service without an endpoint would refuse new connections.
+        "readinessProbe": _probe("/readyz", period=3, failures=6, timeout=3),
         "volumeMounts": _mounts(blueprint),
     }
 
