@@ -109,7 +109,6 @@ class Story:
 
     def _restore(self, moment: datetime, tables: list[str]) -> dict[str, Checksum]:
         with self.report.step("restore to just before it, into a second Database") as step:
-            self._window_reaches(moment)
             target: Object = {"type": "time", "value": moment.isoformat()}
             self.kubectl.apply(
                 self.engine.restored("rescued", "flights", target, policy="gold"),
@@ -121,14 +120,6 @@ class Story:
             after = {name: client.checksum(name) for name in tables}
             step.note = f"primary {value['status'].get('primary', '')}"
         return after
-
-    def _window_reaches(self, moment: datetime) -> None:
-        def reached(value: Object) -> bool:
-            end = value.get("status", {}).get("window", {}).get("end", "")
-            self.report.progress(f"the recoverable window ends at {end}")
-            return bool(end) and datetime.fromisoformat(end.replace("Z", "+00:00")) >= moment
-
-        self.kubectl.wait("database", "flights", reached, deadline=180)
 
     def _compare(self, before: dict[str, Checksum], after: dict[str, Checksum]) -> bool:
         print(f"\n{'table':10} {'rows':>9} {'restored':>9}  checksum")

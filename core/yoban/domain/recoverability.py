@@ -9,13 +9,13 @@ running restore needs).
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from yoban.domain.history import History, StoredBackup
 from yoban.domain.lineage import Extent, Gap, chain, complete, extent, fed, on_chain
 from yoban.domain.reigns import LostRecord, lost_record
 from yoban.domain.summary import Fault, fault
-from yoban.errors import IntegrityError, InvalidInput, NotFound, Terminal, Unsupported
+from yoban.errors import IntegrityError, InvalidInput, NotFound, NotReady, Terminal, Unsupported
 from yoban.plugins import (
     Capability,
     Engine,
@@ -26,6 +26,11 @@ from yoban.plugins import (
     TargetType,
     Window,
 )
+
+AHEAD = timedelta(minutes=15)
+"""How long a window may lag behind and still be expected to reach a target by itself."""
+SKEW = timedelta(minutes=1)
+"""How much the clock that a target was read from may be ahead of ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,14 +147,16 @@ def hindrance(found: Recoverable) -> Fault | None:
     return None
 
 
-def plan(history: History, target: RecoveryTarget, engine: Engine) -> Plan:
-    """Return how to reach `target`, or say why it cannot be reached.
+def plan(history: History, target: RecoveryTarget, engine: Engine, now: datetime | None = None) -> Plan:
+    """Return how to reach `target`, or say why it cannot be reached. With `now`, the aware time, a moment that the window
+    has not reached yet, but will as the log is stored, is something to wait for.
 
     Without `target.backup` the newest base backup that surely reaches the target is taken; where only replay can tell
     (a name, a transaction the facts say nothing of), the oldest that might. A time between the last stored commit and
     the window's end is LATEST: nothing else was committed in between.
 
     Raises:
+        NotReady: the window lies less than `AHEAD` back and ends before the target, which is past (`TargetAhead`).
         Unsupported: the engine cannot restore, or not to such a target.
         InvalidInput: the target is malformed or outside the window (reason `TargetOutsideWindow`), the line or backup
             is not known, or the backup cannot serve (`LineUnknown`, `BackupUnknown`, `BackupUnusable`).
@@ -176,7 +183,7 @@ def plan(history: History, target: RecoveryTarget, engine: Engine) -> Plan:
         return _immediate(history, chosen or found.backups[-1], parsed, window, engine)
     if found.gap is not None:
         raise _gap(found.gap, window, found)
-    parsed = _check(parsed, window, engine)
+    parsed = _check(parsed, window, engine, now)
     backup = chosen or _choose(parsed, found, window, engine)
     if chosen is not None:
         _usable(chosen, found, parsed, window, engine)
@@ -358,13 +365,20 @@ def _feeds(engine: Engine) -> bool:
     return engine.recovery is not None and engine.recovery.feeds
 
 
-def _check(target: RecoveryTarget, window: Window, engine: Engine) -> RecoveryTarget:
+def _check(target: RecoveryTarget, window: Window, engine: Engine, now: datetime | None) -> RecoveryTarget:
     """Check a parsed target against the window; a time after the last stored commit becomes LATEST."""
     if target.type is TargetType.TIME:
         wanted = datetime.fromisoformat(target.value)
         if wanted.tzinfo is None:
             raise InvalidInput(
                 "a time needs an offset", object=target.value, fix="write it like 2026-03-01T02:59:59Z or with +09:00"
+            )
+        if now is not None and window.end < wanted <= now + SKEW and now - window.end <= AHEAD:
+            raise NotReady(
+                "the log up to the target is not stored yet",
+                object=f"time {target.value}",
+                fix=f"it begins by itself when it is; {_window_text(window)}",
+                reason="TargetAhead",
             )
         if not window.start <= wanted <= window.end:
             raise _outside(target, window)

@@ -1,8 +1,9 @@
 """Looks into repositories, so that no reconcile ever waits for a store.
 
-Guarantees: one task for each place that somebody asked about; a look at most each half minute, or when it is demanded;
-listeners hear of changes; a store that does not answer delays its own Databases only. What nobody asks about any more is
-left alone after a while. What is told is as old as `View.at` says.
+Guarantees: one task for each place that somebody asked about; a look at most each half minute, or when it is demanded,
+or each few seconds while a restore waits for the window to reach its target; listeners hear of changes; a store that
+does not answer delays its own Databases only. What nobody asks about any more is left alone after a while. What is told
+is as old as `View.at` says.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from yoban.domain.gathering import history
 from yoban.domain.history import History
 from yoban.domain.recoverability import Plan, Recoverable, hindrance, plan, recoverable
 from yoban.domain.summary import Fault, fault
-from yoban.errors import Unavailable, YobanError
+from yoban.errors import NotReady, Unavailable, YobanError
 from yoban.kube.clock import Clock, SystemClock
 from yoban.kube.objects import ObjectKey
 from yoban.model.instance import StoreDocument
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 
 PERIOD = 30.0
 LEAST_PAUSE = 2.0
+AWAITED_PERIOD = 5.0
+"""Seconds between looks while a restore waits for the end of the window."""
 LOOK_SECONDS = 300.0
 """Deadline of one look."""
 UNASKED_SECONDS = 900.0
@@ -62,6 +65,7 @@ class _Place:
     engine: Engine
     asked: float
     view: View | None = None
+    awaited: bool = False
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     repository: Repository | None = None
 
@@ -131,7 +135,7 @@ class Catalogues:
         """Return how `target` would be restored from `path`; None when nobody looked yet.
 
         Raises:
-            InvalidInput, NotFound, IntegrityError, Unsupported: as `yoban.domain.recoverability.plan`.
+            InvalidInput, NotFound, IntegrityError, Unsupported, NotReady: as `yoban.domain.recoverability.plan`.
             Unavailable: the store could not be read.
         """
         view = self.view(key, store, path, engine)
@@ -140,7 +144,13 @@ class Catalogues:
         if view.history is None or view.fault is not None:
             wrong = view.fault or Fault("Unavailable", "the repository was not read yet")
             raise Unavailable(wrong.message, object=path, fix=wrong.fix, reason=wrong.reason)
-        return plan(view.history, target, engine)
+        try:
+            return plan(view.history, target, engine, self._clock.now())
+        except NotReady:
+            place = self._places[key, path]
+            place.awaited = True
+            place.wake.set()
+            raise
 
     def demand(self, key: ObjectKey) -> None:
         """Look again soon at everything of this Database."""
@@ -159,7 +169,9 @@ class Catalogues:
             place.wake.clear()
             before = place.view
             place.view = await self._look(place)
-            if _differs(before, place.view):
+            reached = place.awaited and _end(before) != _end(place.view)
+            if reached or _differs(before, place.view):
+                place.awaited = False
                 self._listeners.tell(key)
             await self._clock.sleep(LEAST_PAUSE)
             await self._pause(place)
@@ -167,7 +179,8 @@ class Catalogues:
 
     async def _pause(self, place: _Place) -> None:
         """Wait for the next look: the period, or until it is demanded."""
-        sleep = asyncio.create_task(self._clock.sleep(max(0.0, self._period - LEAST_PAUSE)))
+        period = min(self._period, AWAITED_PERIOD) if place.awaited else self._period
+        sleep = asyncio.create_task(self._clock.sleep(max(0.0, period - LEAST_PAUSE)))
         wake = asyncio.create_task(place.wake.wait())
         try:
             await asyncio.wait({sleep, wake}, return_when=asyncio.FIRST_COMPLETED)
@@ -205,6 +218,11 @@ def _differs(before: View | None, after: View) -> bool:
     if before is None or (before.fault is None) != (after.fault is None):
         return True
     return _shape(before) != _shape(after)
+
+
+def _end(view: View | None) -> datetime | None:
+    window = view.found.window if view is not None and view.found is not None else None
+    return window.end if window is not None else None
 
 
 def _shape(view: View) -> object:

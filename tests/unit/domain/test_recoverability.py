@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from yoban.domain.history import History
 from yoban.domain.recoverability import describe, hindrance, plan, recoverable
-from yoban.errors import IntegrityError, InvalidInput, NotFound, Unsupported
+from yoban.errors import IntegrityError, InvalidInput, NotFound, NotReady, Unsupported
 from yoban.plugins import RecoveryTarget, TargetType
 
 from tests.unit.domain.counting import (
@@ -353,6 +353,26 @@ def test_failure_26_a_time_outside_the_window_is_refused_and_the_window_named(mi
     window = recoverable(plain(), ENGINE).window
     assert window is not None and describe(window) in str(caught.value)
     assert "2026-03-01T02:00:00Z to 2026-03-01T16:00:00Z, last commit 2026-03-01T15:30:00Z" in str(caught.value)
+
+
+@pytest.mark.parametrize(("wanted", "now"), [(960.1, 961), (962, 961.5), (970, 975)])
+def test_a_time_that_the_window_is_about_to_reach_is_waited_for(wanted, now):
+    with pytest.raises(NotReady) as caught:
+        plan(plain(), time(wanted), ENGINE, at(now))
+    assert caught.value.reason == "TargetAhead"
+    window = recoverable(plain(), ENGINE).window
+    assert window is not None and describe(window) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "now"),
+    [(963, 961), (970, 976), (119.9, 961)],
+    ids=["in the future", "the window stands still", "before the window"],
+)
+def test_a_time_that_the_window_will_not_reach_is_refused(wanted, now):
+    with pytest.raises(InvalidInput) as caught:
+        plan(plain(), time(wanted), ENGINE, at(now))
+    assert caught.value.reason == "TargetOutsideWindow"
 
 
 def test_failure_25_a_time_without_an_offset_is_refused():

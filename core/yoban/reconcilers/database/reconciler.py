@@ -73,7 +73,7 @@ log = logging.getLogger(__name__)
 
 SOON = 10.0
 """Seconds until another look while something is under way or wrong."""
-LATER = 60.0
+LATER = 30.0
 """Seconds until another look at a Database that is well: its figures move on."""
 RECORDED = {
     "ReplicaBroken": " cannot follow: ",

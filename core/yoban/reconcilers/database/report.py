@@ -1,7 +1,7 @@
 """What is told of a Database: conditions, phase, instances, figures. Nothing is ever decided by it.
 
 Guarantees: pure. Figures that move by themselves (positions, lags, window, progress) are taken over from the last
-report until a minute has passed or something that does not move has changed, so that a quiet Database is not written.
+report until half a minute has passed or something that does not move has changed, so that a quiet Database is not written.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from yoban.reconcilers.database.pods import pod_fault
 from yoban.reconcilers.database.ports import Catalogued
 
 KNOWN = ("Ready", "Archiving", "Recoverable")
-FIGURES_EVERY = timedelta(minutes=1)
+FIGURES_EVERY = timedelta(seconds=30)
 POSITION_SHOWN = 4096
 """Characters of an instance's position in the status: all instances must fit into one object."""
 _MOVING = ("window", "lag", "rpo", "lastBackup")

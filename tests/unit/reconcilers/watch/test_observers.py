@@ -3,15 +3,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 
 import pytest
-from yoban.errors import AccessDenied, InvalidInput, NotFound, Unavailable
+from yoban.errors import AccessDenied, InvalidInput, NotFound, NotReady, Unavailable
 from yoban.kube.objects import ObjectKey
 from yoban.model.control import Push
 from yoban.model.instance import InstanceDocument, LeaseDocument, Member, StoreDocument
-from yoban.plugins import ObjectStore, RecoveryTarget, StoreConfig
+from yoban.plugins import ObjectStore, RecoveryTarget, StoreConfig, TargetType
 from yoban.reconcilers.observers import Tasks
 from yoban.reconcilers.stores import OPEN, store_config
+from yoban.repository.layout import Layout
 from yoban.testing.memory_store import MemoryProvider, MemoryStore
 
 from tests.unit.reconcilers.watch.world import CREDENTIALS, NS, GuardedProvider, World, primary, replica
@@ -202,6 +204,34 @@ async def test_plans_are_made_from_what_was_found(world: World):
     assert catalogues.look(*nowhere).window is None
     with pytest.raises(NotFound, match="no complete base backup"):
         catalogues.plan(*nowhere, RecoveryTarget())
+
+
+async def test_bug_a_restore_to_a_moment_ago_failed_until_the_next_look(world: World):
+    """The log up to it is stored some seconds later: it is waited for, and whoever waits hears at once that it is there."""
+    world.store()
+    world.database(backup=None)
+    given = {"line": "1", "begin_line": "1", "first_segment": "1-0000", "last_segment": "1-0001", "segment_bytes": 100}
+    await world.stored("20251201T000000Z-aaaaaa", engine="counting", **given)
+    for number in range(2):
+        await world.bucket().put(Layout(world.path()).segment("1", f"1-000{number}"), b"x" * 100)
+    catalogues, heard = world.shared.catalogues, list[ObjectKey]()
+    asked = (ORDERS, await known(world), world.path(), world.registry.engine("counting"))
+    await world.until(lambda: catalogues.look(*asked))
+    moment = world.clock.now()
+    target = RecoveryTarget(TargetType.TIME, moment.isoformat())
+    catalogues.subscribe(heard.append)
+    with pytest.raises(NotReady, match="begins by itself") as caught:
+        catalogues.plan(*asked, target)
+    assert caught.value.reason == "TargetAhead"
+    await world.rest(60)
+    assert heard == [], "the window stands still"
+    await world.mark(moment + timedelta(seconds=1), position=200)
+    await world.until(lambda: heard, 6)
+    assert catalogues.plan(*asked, target) is not None
+    await world.rest(20)
+    await world.mark(moment + timedelta(seconds=30), position=200)
+    await world.rest(100)
+    assert heard == [ORDERS], "nobody waits any more: the window's end moves all the time"
 
 
 async def test_a_store_that_stops_keeps_what_was_found_and_says_so(world: World):
