@@ -1,8 +1,9 @@
 """Segments of a restored log, fetched ahead of replay: for a server that asks for each, or handed over in order.
 
-Guarantees: a file handed over is complete and verified (fetched beside, renamed); `missing` is said only for what is
-proven absent and lies before or after what is stored of its line; a hole in the middle, a damaged object or a store that
-does not answer within the deadline is a failure that names the object, and stays one. Room used ahead is bounded.
+Guarantees: a file handed over is complete and verified (fetched beside, renamed), and ends where the plan does; `missing` is
+said only for what is proven absent and lies before or after what is stored of its line, or behind the plan's end; a hole in
+the middle, a damaged object or a store that does not answer within the deadline is a failure that names the object, and
+stays one. Room used ahead is bounded.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import os
 import shutil
 import time
 from bisect import bisect_right
@@ -111,8 +113,7 @@ class Prefetch:
         if name.kind is not SegmentKind.FULL:
             await self._fetch(name.line, name.name, request.path)
             return
-        last = self._plan.last_segment
-        if name.line == self._plan.lines[-1] and last and name.name > last:
+        if name.line == self._plan.lines[-1] and self._past(name.name):
             raise NotFound("past the end of what is restored", object=name.name)
         if name.name not in self._tasks and not self._is_tail(name.name) and name.name not in self._whole:
             await self._absent(name.line, name.name)
@@ -121,6 +122,10 @@ class Prefetch:
         await asyncio.to_thread(_hand_over, ready, request.path)
         # Asked for again (the server restarted), it is fetched again.
         self._tasks.pop(name.name, None)
+
+    def _past(self, name: str) -> bool:
+        last = self._plan.last_segment
+        return bool(last) and (name > last or (name == last and self._plan.most == 0))
 
     def _is_tail(self, name: str) -> bool:
         return name in self._chunked
@@ -163,7 +168,7 @@ class Prefetch:
         if len(following) < self._ahead:
             following += sorted(other for other in self._chunked if self._source.classify(other).line == line)
         for other in following:
-            if line == self._plan.lines[-1] and self._plan.last_segment and other > self._plan.last_segment:
+            if line == self._plan.lines[-1] and self._past(other):
                 break
             if other > name and other not in self._tasks:
                 self._task(line, other)
@@ -198,6 +203,9 @@ class Prefetch:
         async with self._slots:
             if not self._is_tail(name) or not await self._joined(line, name, destination):
                 await self._fetch(line, name, destination)
+            if name == self._plan.last_segment and self._plan.most is not None:
+                pad_to = self._source.pads_to(self._segment_bytes)
+                await asyncio.to_thread(_cut, destination, self._plan.most, pad_to)
         fetched.add(1)
         return destination
 
@@ -258,6 +266,14 @@ def _seen(task: asyncio.Task[Path]) -> None:
 def _fresh(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, mode=0o700)
+
+
+def _cut(path: Path, most: int, pad_to: int) -> None:
+    """Leave the first `most` bytes of a file, with zeros behind them up to `pad_to`."""
+    if path.stat().st_size > most:
+        os.truncate(path, most)
+    if pad_to > most:
+        os.truncate(path, pad_to)
 
 
 def _hand_over(ready: Path, wanted: Path) -> None:

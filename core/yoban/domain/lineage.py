@@ -38,6 +38,8 @@ class Extent:
         at: latest moment up to which every acknowledged commit is stored.
         segment: last segment of `line` of which anything is stored, "" when nothing is.
         tail_bytes: bytes of `segment` held as chunks; 0 when it is stored whole.
+        proven, flushed: segment and bytes of it at which `position` lies, behind which later commits may be stored; "" and 0
+            when the end is not that of a mark.
         stretches: where lines overlap, what leads from the backup to the proven end, in replay order.
     """
 
@@ -46,6 +48,8 @@ class Extent:
     at: datetime
     segment: str = ""
     tail_bytes: int = 0
+    proven: str = ""
+    flushed: int = 0
     stretches: tuple[Stretch, ...] = ()
 
 
@@ -137,6 +141,7 @@ def extent(
         end = Extent(fork.line, fork.position, max(at, end.at), first)
     mark = history.mark(end.line)
     stored = history.stored(end.line)
+    proven, flushed = "", 0
     if mark is not None and mark.segment >= current:
         if gap := _missing(history, end.line, current, log, before=mark.segment):
             return gap
@@ -144,13 +149,17 @@ def extent(
             run = stored.run(current)
             return Gap(end.line, mark.segment, run[1] if run else "")
         at = max(mark.at, end.at)
-        ahead = positions.compare(mark.position, end.position, forks) is Order.GREATER
+        order = positions.compare(mark.position, end.position, forks)
+        ahead = order is Order.GREATER
+        if ahead or order is Order.EQUAL:
+            proven, flushed = mark.segment, mark.flushed
         # A mark at the very start of a segment needs nothing of it.
         last = mark.segment if stored.holds(mark.segment) else stored.newest
         end = Extent(end.line, mark.position if ahead else end.position, at, last)
     last = _reach(stored, max(current, end.segment), log, history.segment_bytes) or end.segment
     last = last if stored.holds(last) else ""
-    return Extent(end.line, end.position, end.at, last, _chunked(history, end.line, last))
+    tail = chunked(history, end.line, last)
+    return Extent(end.line, end.position, end.at, last, tail, proven, flushed)
 
 
 def fed(
@@ -204,7 +213,11 @@ def _overlapping(
     at = max(mark.at, facts.end_time) if mark is not None else facts.end_time
     last = way.stretches[-1] if way.stretches else None
     segment = last.last if last is not None and last.line == way.line else ""
-    return Extent(way.line, way.position, at, segment, _chunked(history, way.line, segment), way.stretches)
+    proven, flushed = "", 0
+    if mark is not None and positions.compare(mark.position, way.position, forks) is Order.EQUAL:
+        proven, flushed = mark.segment, mark.flushed
+    tail = chunked(history, way.line, segment)
+    return Extent(way.line, way.position, at, segment, tail, proven, flushed, way.stretches)
 
 
 def _reach(stored: StoredLine, start: str, log: LogSource, size: int) -> str:
@@ -218,7 +231,8 @@ def _reach(stored: StoredLine, start: str, log: LogSource, size: int) -> str:
     return stored.named(log.successor(run[1], size)) or run[1]
 
 
-def _chunked(history: History, line: str, segment: str) -> int:
+def chunked(history: History, line: str, segment: str) -> int:
+    """Return the bytes of a segment that are held as chunks; 0 when it is stored whole, or nothing of it is."""
     stored = history.stored(line)
     return 0 if not segment or stored.whole(segment) else stored.tails.get(segment, 0)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from yoban.domain.history import History, StoredBackup
-from yoban.domain.lineage import Extent, Gap, chain, complete, extent, fed, on_chain
+from yoban.domain.lineage import Extent, Gap, chain, chunked, complete, extent, fed, on_chain
 from yoban.domain.reigns import LostRecord, lost_record
 from yoban.domain.summary import Fault, fault
 from yoban.errors import IntegrityError, InvalidInput, NotFound, NotReady, Terminal, Unsupported
@@ -71,6 +71,7 @@ class Plan:
         last_segment: last segment of `recovery.line` of which anything is stored; "" without a log.
         tail_bytes: bytes of `last_segment` to join from chunks, then padded (`LogSource.pads_to`); 0: stored whole.
         partial: further segments of which only chunks are stored: the last of a line that another one took over.
+        most: bytes of `last_segment` that are replayed, whatever more is stored of it; None for all.
     """
 
     backup: StoredBackup
@@ -80,6 +81,7 @@ class Plan:
     last_segment: str = ""
     tail_bytes: int = 0
     partial: tuple[str, ...] = ()
+    most: int | None = None
 
 
 def recoverable(history: History, engine: Engine, line: str = "") -> Recoverable:
@@ -118,8 +120,9 @@ def recoverable(history: History, engine: Engine, line: str = "") -> Recoverable
         seen = [mark.last_commit for mark in history.marks if mark.line in lines and mark.last_commit is not None]
         proof = history.mark(end.line)
         # The greatest of all: an overestimate makes a restore fail loudly, an underestimate would go too far unseen. So where
-        # the proof of the end does not know it, nobody does.
-        unknown = proof is not None and proof.last_commit is None
+        # the proof of the end does not know it, or the end is another's and more is stored, nobody does.
+        more = proof is not None or history.stored(end.line).holds(end.segment)
+        unknown = (proof is not None and proof.last_commit is None) or (not end.proven and more)
         last_commit = min(max(seen), end.at) if seen and not unknown else None
         window = Window(oldest.end_time, end.at, last_commit, end.position, end.line, forks)
         return Recoverable(lines, forks, window, tuple(reaching), tuple(unusable), None, end, lost)
@@ -153,7 +156,8 @@ def plan(history: History, target: RecoveryTarget, engine: Engine, now: datetime
 
     Without `target.backup` the newest base backup that surely reaches the target is taken; where only replay can tell
     (a name, a transaction the facts say nothing of), the oldest that might. A time between the last stored commit and
-    the window's end is LATEST: nothing else was committed in between.
+    the window's end is LATEST, and ends with what was proven then: nothing else was committed in between, but what is
+    stored behind it, or meanwhile, may be later than the time.
 
     Raises:
         NotReady: the window lies less than `AHEAD` back and ends before the target, which is past (`TargetAhead`).
@@ -183,6 +187,7 @@ def plan(history: History, target: RecoveryTarget, engine: Engine, now: datetime
         return _immediate(history, chosen or found.backups[-1], parsed, window, engine)
     if found.gap is not None:
         raise _gap(found.gap, window, found)
+    asked = parsed.type
     parsed = _check(parsed, window, engine, now)
     backup = chosen or _choose(parsed, found, window, engine)
     if chosen is not None:
@@ -205,6 +210,9 @@ def plan(history: History, target: RecoveryTarget, engine: Engine, now: datetime
         segments=segments,
     )
     partial = tuple(part.last for part in end.stretches if not history.stored(part.line).whole(part.last))
+    if asked is not parsed.type and end.proven and not recovery.segments:
+        tail = chunked(history, end.line, end.proven)
+        return Plan(backup, recovery, window, found.lines[at:], end.proven, tail, partial, end.flushed)
     return Plan(backup, recovery, window, found.lines[at:], end.segment, end.tail_bytes, partial)
 
 

@@ -57,6 +57,16 @@ async def backup(pod: PodProcess, shipper: str = "") -> JobStatus:
     return status
 
 
+async def stored_after(pod: PodProcess, moment: datetime, seconds: float = 10) -> None:
+    """Return when everything up to `moment` is proven to be stored."""
+
+    async def covered() -> bool:
+        end = (await pod.status()).archive.window_end
+        return end is not None and end > moment
+
+    await until("it is stored", covered, seconds)
+
+
 async def make_bucket(store: LocalStore) -> StoreDocument:
     """A bucket of its own in a store."""
     document = StoreDocument(

@@ -6,10 +6,13 @@ import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+import msgspec
 import pytest
 from harness import PodProcess, World, until
-from postgres import BINARIES, backup, restored, sql
+from postgres import BINARIES, backup, keys, restored, sql, stored_after
+from yoban.agent.storage import store_config
 from yoban.model.instance import StoreDocument, SwitchoverDocument, TargetDocument
+from yoban_s3.provider import S3Provider
 
 pytestmark = [
     pytest.mark.server,
@@ -44,14 +47,7 @@ async def test_backup_and_restore_to_a_moment(make_world: Callable[..., World], 
     before = datetime.fromisoformat(sql(pod, "select now()"))
     await asyncio.sleep(1.1)
     sql(pod, "delete from t")
-    accident = datetime.fromisoformat(sql(pod, "select now()"))
-
-    async def covered() -> bool:
-        end = (await pod.status()).archive.window_end
-        return end is not None and end > accident
-
-    await until("the accident is stored", covered, 10)
-
+    await stored_after(pod, datetime.fromisoformat(sql(pod, "select now()")))
     assert await pod.stop() == 0
     copy = make_world("postgres", "15")
     copy.source = copy.store = bucket
@@ -66,6 +62,42 @@ async def test_backup_and_restore_to_a_moment(make_world: Callable[..., World], 
     sql(second, "insert into t values (1002)")
     again = await backup(second)
     assert again.state == "completed", again
+
+
+async def test_bug_an_accident_right_after_the_moment_was_replayed(
+    make_world: Callable[..., World], bucket: StoreDocument
+) -> None:
+    """The proof of what is stored reached the moment, and not the accident, whose log was stored behind it."""
+    world = make_world("postgres", "15")
+    world.archive_to(bucket)
+    pod = world.pod()
+    pod.start()
+    await until("it is ready", pod.ready, 60)
+    sql(pod, "create table t (n int); insert into t select generate_series(1, 1000)")
+    done = await backup(pod)
+    assert done.state == "completed", done
+    sql(pod, "insert into t values (1001)")
+    await asyncio.sleep(1.1)
+    await stored_after(pod, datetime.now(UTC))
+    (mark,) = await keys(bucket, "shop/orders/0123456789ab/marks/")
+    async with S3Provider().open(store_config(bucket)) as store:
+        proof = b"".join([part async for part in store.get(mark)])
+    told = msgspec.json.decode(proof.splitlines()[1])
+    committed, proven = (datetime.fromisoformat(told[name]) for name in ("lastCommit", "time"))
+    moment = committed + (proven - committed) / 2
+    sql(pod, "delete from t; select pg_switch_wal()")
+    await stored_after(pod, datetime.now(UTC))
+    assert await pod.stop() == 0
+    async with S3Provider().open(store_config(bucket)) as store:
+        await store.put(mark, proof)
+
+    copy = make_world("postgres", "15")
+    copy.source = copy.store = bucket
+    restored(copy, TargetDocument(type="time", value=moment.isoformat()))
+    second = copy.pod()
+    second.start()
+    await until("the restore is ready", second.ready, 90)
+    assert sql(second, "select count(*), max(n) from t") == "1001|1001"
 
 
 async def test_replicas_follow_and_a_switchover_loses_nothing(

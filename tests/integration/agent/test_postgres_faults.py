@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 import msgspec
 import pytest
 from harness import PodProcess, World, problem, until
-from postgres import BINARIES, backup, keys, make_bucket, restored, sql
+from postgres import BINARIES, backup, keys, make_bucket, restored, sql, stored_after
 from yoban.agent.storage import store_config
 from yoban.model.control import JobRequest, JobStatus
 from yoban.model.instance import StoreDocument, TargetDocument
@@ -34,14 +34,6 @@ async def up(world: World, bucket: StoreDocument) -> PodProcess:
     pod.start()
     await until("it is ready", pod.ready, 60)
     return pod
-
-
-async def stored_after(pod: PodProcess, moment: datetime, seconds: float = 10) -> None:
-    async def covered() -> bool:
-        end = (await pod.status()).archive.window_end
-        return end is not None and end > moment
-
-    await until("it is stored", covered, seconds)
 
 
 async def test_a_store_that_stops_is_told_and_nothing_is_lost(make_world: Callable[..., World]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -206,6 +207,28 @@ async def test_the_tail_is_joined_and_padded_only_at_the_end(bench: Bench) -> No
     # A server that was restarted asks again.
     assert await bench.get(it, name(1)) == data
     await it.close()
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["in chunks", "whole"])
+async def test_bug_what_was_stored_behind_the_end_of_the_plan_was_handed_over(bench: Bench, whole: bool) -> None:
+    await bench.store(0)
+    await bench.repository.tail.put("1", 1, name(1), 0, b"a" * 100)
+    it = await bench.open(replace(plan(1, tail=100), most=70))
+    if whole:
+        await bench.store(1, 2)
+    else:
+        await bench.repository.tail.put("1", 1, name(1), 100, b"b" * 50)
+    assert await bench.get(it, name(0)) == content(0)
+    data = await bench.get(it, name(1))
+    assert len(data) == SIZE
+    assert data.rstrip(b"\0") == (content(1) if whole else b"a" * 100)[:70]
+    with pytest.raises(NotFound, match="past the end"):
+        await bench.get(it, name(2))
+    await it.close()
+    none = await bench.open(replace(plan(1), most=0))
+    with pytest.raises(NotFound, match="past the end"):
+        await bench.get(none, name(1))
+    await none.close()
 
 
 async def test_a_segment_that_goes_meanwhile_is_a_gap(bench: Bench) -> None:

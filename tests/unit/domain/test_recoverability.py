@@ -315,6 +315,36 @@ def test_failure_26_a_time_after_the_last_commit_is_latest(minutes, exclusive, t
         assert (chosen.recovery.target.value, chosen.recovery.target.exclusive) == ("", False)
 
 
+@pytest.mark.parametrize(
+    ("line", "tail"),
+    [(stored("1", (0, 8), s9=40), 40), (stored("1", (0, 8), s9=90), 90), (stored("1", (0, 12)), 0)],
+    ids=["what was proven", "more of the segment", "the whole segment and others"],
+)
+def test_bug_what_was_stored_after_a_moment_was_replayed_though_it_was_committed_later(line, tail):
+    """Nothing is known of it but that it lies behind the proof: it may be the accident that the moment lies before."""
+    history = plain(lines={"1": line})
+    chosen = plan(history, time(950), ENGINE)
+    assert chosen.recovery.target.type is TargetType.LATEST
+    assert (chosen.last_segment, chosen.tail_bytes, chosen.most) == (segment("1", 9), tail, 40)
+    assert plan(history, target(), ENGINE).most is None, "the latest is all that is stored"
+    assert plan(history, time(900), ENGINE).most is None, "the engine stops by itself"
+
+
+def test_bug_behind_the_last_proof_a_time_was_taken_for_the_end():
+    """The newest backup ended at 650 and proves that place; the commit before the last mark is not the last one."""
+    history = plain(marks=(mark(1, "1", 600, commit=590),))
+    window = recoverable(history, ENGINE).window
+    assert window is not None and (window.end, window.last_commit) == (at(650), None)
+    assert plan(history, time(640), ENGINE).recovery.target == time(640)
+
+
+def test_bug_before_its_first_mark_what_is_stored_of_a_reign_was_taken_for_none_of_it():
+    history = forked(backups=(backup("b1", 50, 120),), marks=(mark(1, "1", 700, commit=440),))
+    window = recoverable(history, ENGINE).window
+    assert window is not None and (window.end, window.last_commit) == (at(470), None)
+    assert plan(history, time(460), ENGINE).recovery.target == time(460)
+
+
 def test_an_unknown_last_commit_leaves_the_time_to_the_engine():
     assert plan(plain(marks=(mark(1, "1", 940),)), time(935), ENGINE).recovery.target.type is TargetType.TIME
 

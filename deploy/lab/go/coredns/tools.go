@@ -1,8 +1,0 @@
-//go:build tools
-
-// Package tools names the programs that the lab builds from this module, so that go.mod keeps their versions.
-package tools
-
-import (
-	_ "github.com/coredns/coredns"
-)
