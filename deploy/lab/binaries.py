@@ -64,7 +64,7 @@ PROGRAMS = {
         _kubernetes("kube-apiserver"),
         Program("versitygw", "versitygw", "github.com/versity/versitygw", "github.com/versity/versitygw/cmd/versitygw"),
         *(_kubernetes(name) for name in _KUBERNETES[1:]),
-        Program("coredns", "coredns", "github.com/coredns/coredns", "github.com/coredns/coredns"),
+        Program("coredns", "coredns", "github.com/coredns/coredns", "yoban.dev/lab/coredns"),
         Program(
             "local-path-provisioner",
             "local-path-provisioner",
