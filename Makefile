@@ -36,7 +36,7 @@ format: venv ## Format everything and mend what the linter can mend
 .PHONY: test
 test: venv ## Run all tests on real servers and the lab cluster, with coverage and a summary
 	@.ci/bootstrap packages test
-	@$(PYTHON) -m deploy.lab build
+	@$(PYTHON) -m deploy.lab build --images
 	@.ci/test $(ARGS)
 
 .PHONY: test-unit

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from deploy.lab import binaries, cluster, faults, images
@@ -43,12 +45,13 @@ def _parser() -> argparse.ArgumentParser:
     add("up", "bring the lab up, or repair it", lambda _: cluster.up())
     add("down", "remove the lab with all its data", lambda _: cluster.down())
     add("status", "what runs, as JSON", lambda _: print(json.dumps(cluster.status(), indent=1)))
-    build = add(
-        "build",
-        "build the programs that are missing in the cache",
-        lambda a: binaries.build(a.names or binaries.PROGRAMS),
-    )
+    build = add("build", "build the programs that are missing in the cache", _programs)
     build.add_argument("names", nargs="*", metavar="PROGRAM", help="all when left out")
+    build.add_argument(
+        "--images",
+        action="store_true",
+        help="and meanwhile all images that are missing: the network's work, not the CPU's",
+    )
     built = add("images", "build images (again: only what changed is done)", _images)
     built.add_argument("names", nargs="*", metavar="IMAGE", help="all when left out, such as postgres:17, yoban:dev")
     load = add("load", "bring images into all nodes, built when missing", lambda a: cluster.load(a.names))
@@ -75,6 +78,22 @@ def _parser() -> argparse.ArgumentParser:
     proxy.add_argument("--port", type=int, default=6444, help="on the bridge")
     proxy.add_argument("--control-port", type=int, default=0, help="on loopback")
     return parser
+
+
+def _programs(given: argparse.Namespace) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        meanwhile = pool.submit(_missing_images) if given.images and os.geteuid() == 0 else None
+        binaries.build(given.names or binaries.PROGRAMS)
+        if meanwhile is not None:
+            meanwhile.result()
+
+
+def _missing_images() -> None:
+    try:
+        images.ensure(list(images.IMAGES))
+    except LabError as error:
+        # Not everything needs images: what does will say so again.
+        print(f"lab: {error}", file=sys.stderr)
 
 
 def _images(given: argparse.Namespace) -> None:
