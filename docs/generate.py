@@ -209,6 +209,8 @@ def _part(path: Path) -> str:
     for kind in ("database", "backuppolicy", "backup", "objectstore"):
         if kind in parts or path.stem == kind:
             return {"database": "Database", "backuppolicy": "BackupPolicy", "backup": "Backup"}.get(kind, "ObjectStore")
+    if path.stem == "compliance":
+        return "BackupPolicy"
     return "any kind"
 
 
@@ -230,7 +232,7 @@ def _call_reason(node: ast.Call) -> Iterator[tuple[str, str]]:
     if _camel(given.get("reason")):
         text = given.get("message") or (texts[0] if texts and not _camel(texts[0]) else "") or ""
         yield str(given["reason"]), text
-    elif function in ("Fault", "Observation", "Condition"):
+    elif function in ("Fault", "Observation", "Condition", "Verdict"):
         place = 0 if function == "Fault" else 2
         if len(texts) > place and _camel(texts[place]):
             yield str(texts[place]), (texts[place + 1] if len(texts) > place + 1 else "") or given.get("message") or ""

@@ -29,6 +29,7 @@ class Facts:
         store: why the store cannot be read now.
         failures: base backups of the present need that failed, and why the last did.
         has_log: the engine ships a log.
+        kept, kept_since: why what is no longer kept cannot be removed, and since when; None when it can.
     """
 
     due: Due | None
@@ -41,6 +42,8 @@ class Facts:
     failures: int = 0
     failure: str = ""
     has_log: bool = True
+    kept: Fault | None = None
+    kept_since: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,29 +58,37 @@ class Verdict:
 
 def judge(facts: Facts, now: datetime) -> Verdict:
     """Return the verdict; the gravest fault first: a log that cannot be followed, then no store, a late log, a late base
-    backup."""
+    backup, and last what is not removed."""
     if facts.lost is not None:
         return Verdict(False, now, facts.lost.reason, str(facts.lost))
     if facts.gap:
-        text = f"{facts.gap} is missing; what lies behind it cannot be restored until the next base backup"
-        return Verdict(False, now, "LogGap", text)
+        return Verdict(
+            False,
+            now,
+            "LogGap",
+            f"{facts.gap} is missing; what lies behind it cannot be restored until the next base backup",
+        )
     if facts.store is not None:
         return Verdict(False, facts.failing_since or now, facts.store.reason, str(facts.store))
     if facts.failing_since is not None:
-        text = f"the log has not been stored since {facts.failing_since:%Y-%m-%dT%H:%M:%SZ}"
-        return Verdict(False, facts.failing_since, "ArchiveFailing", text)
+        since = facts.failing_since
+        return Verdict(False, since, "ArchiveFailing", f"the log has not been stored since {since:%Y-%m-%dT%H:%M:%SZ}")
     if facts.due is None:
         return Verdict(None, None, "Unknown", "the repository was not read yet")
     wish = facts.rpo.total_seconds()
     if facts.has_log and facts.lag is not None and facts.lag > max(wish * PATIENCE, LEAST_LAG):
-        text = f"the log is {span(facts.lag)} behind, {span(wish)} is asked for"
-        return Verdict(False, now - timedelta(seconds=facts.lag), "LogBehind", text)
+        late = span(facts.lag)
+        since = now - timedelta(seconds=facts.lag)
+        return Verdict(False, since, "LogBehind", f"the log is {late} behind, {span(wish)} is asked for")
     if facts.due.overdue is not None:
         text = facts.due.why
         if facts.failures:
             text += f": {facts.failure}" if facts.failure else ""
             return Verdict(False, facts.due.overdue, "BackupFailed", text)
         return Verdict(False, facts.due.overdue, "BackupOverdue", text)
+    if facts.kept is not None:
+        since = facts.kept_since or now
+        return Verdict(False, since, "RetentionFailing", f"what is no longer kept cannot be removed: {facts.kept}")
     return Verdict(True, None, "Satisfied", facts.due.why)
 
 

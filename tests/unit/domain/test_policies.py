@@ -84,6 +84,8 @@ GOOD = Facts(due=FINE, rpo=timedelta(seconds=5), lag=1.0)
         (replace(GOOD, due=LATE), False, "BackupOverdue", at(5)),
         (replace(GOOD, due=LATE, failures=2, failure="disk"), False, "BackupFailed", at(5)),
         (replace(GOOD, due=LATE, failures=2), False, "BackupFailed", at(5)),
+        (replace(GOOD, kept=Fault("AccessDenied", "no"), kept_since=at(9)), False, "RetentionFailing", at(9)),
+        (replace(GOOD, kept=Fault("AccessDenied", "no"), due=LATE), False, "BackupOverdue", at(5)),
     ],
 )
 def test_the_gravest_fault_is_the_verdict(facts, satisfied, reason, since):

@@ -15,6 +15,7 @@ from yoban.kube.objects import Obj, ObjectKey, annotations_of, key_of, uid_of
 from yoban.model.backuppolicy import BackupPolicySpec
 from yoban.model.database import Database
 from yoban.reconcilers.backup.journal import Journal, read
+from yoban.reconcilers.backuppolicy.keeper import Kept
 from yoban.reconcilers.candidates import candidates
 from yoban.reconcilers.catalogues import View
 from yoban.reconcilers.destination import Destination
@@ -119,6 +120,7 @@ def facts(
     due_now: Due | None,
     items: Iterable[Standing],
     spec: BackupPolicySpec,
+    kept: Kept | None,
 ) -> Facts:
     """Return what the verdict on a Database is based on."""
     statuses = shared.observatory.statuses(place.key)
@@ -138,6 +140,8 @@ def facts(
         failures=len(failed),
         failure=words[-1] if words else "",
         has_log=place.engine.log_source is not None,
+        kept=kept.fault if kept is not None else None,
+        kept_since=kept.since if kept is not None else None,
     )
 
 

@@ -120,7 +120,8 @@ class BackupPolicyReconciler:
             if due_now.now and view.fault is None and self._someone_ready(key):
                 await self._ask(policy, place, due_now, frozenset(key_of(item.obj).name for item in items))
             self._retain(policy, place, items)
-        verdict = judge(facts(self._shared, place, view, due_now, items, policy.spec), now)
+        kept = self._keeper.last(key) if policy.spec.retention is not None else None
+        verdict = judge(facts(self._shared, place, view, due_now, items, policy.spec, kept), now)
         self._shared.verdicts.set(key, verdict)
         running = sum(item.running for item in items)
         return Assessed(key.name, verdict, running, due_now.look_again if due_now is not None else None)

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 import pytest
 from yoban.domain.compliance import Verdict
+from yoban.errors import AccessDenied
 from yoban.kube.errors import Unreachable
 from yoban.kube.objects import ObjectKey
 from yoban.model.control import ArchiveState, BackupResult, LeaseState, Problem
@@ -13,6 +15,7 @@ from yoban.reconcilers.destination import Destination
 from yoban.reconcilers.kinds import BACKUP, BACKUP_POLICY, DATABASE
 from yoban.reconcilers.shared import Shared
 from yoban.repository.layout import Layout
+from yoban.testing.memory_store import MemoryStore
 
 from tests.unit.reconcilers.watch.world import NS, World, primary, replica
 
@@ -341,6 +344,35 @@ async def test_retention_that_fails_is_repeated(shop: World):
     await shop.rest(3600)
     shop.cloud.start()
     await shop.until(lambda: len(shop.backups()) == 1, 3600)
+
+
+async def test_bug_retention_that_failed_was_only_logged(shop: World, monkeypatch: pytest.MonkeyPatch):
+    """The store answers, and lets nothing be removed: it fills up until somebody looks."""
+    shop.policy(maximumAge="365d", retention={"count": 1, "grace": "5m"})
+    delete = MemoryStore.delete
+
+    async def denied(self: MemoryStore, keys: Sequence[str]) -> None:
+        raise AccessDenied("the key may not delete", fix="allow s3:DeleteObject")
+
+    monkeypatch.setattr(MemoryStore, "delete", denied)
+    for day in range(2):
+        await shop.stored(f"2025120{day + 1}T000000Z-aaaaaa", minutes_ago=600 - day * 100)
+    await shop.until(lambda: shop.condition(BACKUP_POLICY, "nightly")[1] == "RetentionFailing", 3600)
+    assert "allow s3:DeleteObject" in shop.condition(BACKUP_POLICY, "nightly")[2]
+    since = verdict(shop).since
+    await shop.rest(1800)
+    assert verdict(shop).since == since
+    monkeypatch.setattr(MemoryStore, "delete", delete)
+    await shop.until(lambda: shop.condition(BACKUP_POLICY, "nightly")[1] == "Satisfied", 600)
+    await shop.until(lambda: len(shop.backups()) == 1, 600)
+
+
+async def test_retention_that_may_remove_nothing_says_why(shop: World):
+    shop.policy(maximumAge="365d", retention={"count": 1, "grace": "5m"})
+    await shop.stored("20251201T000000Z-aaaaaa", minutes_ago=600)
+    await shop.mark(shop.clock.now(), position=500)  # of a reign that has no record
+    await shop.until(lambda: shop.condition(BACKUP_POLICY, "nightly")[1] == "RetentionFailing", 3600)
+    assert "the record of term 1 is missing" in shop.condition(BACKUP_POLICY, "nightly")[2]
 
 
 @pytest.mark.parametrize(
