@@ -1,7 +1,8 @@
 """Watches the running server: its status each second, a real commit every few seconds on a primary.
 
 Guarantees: what it tells is never older than it says (`at`), each look is bounded by 5 s, and a server that does not answer
-shows as such. Liveness and readiness are judged from it by `yoban.agent.probes`.
+shows as such. What the engine says is wrong with it is told as a problem when it lasts. Liveness and readiness are judged
+from it by `yoban.agent.probes`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from datetime import datetime
 from yoban.agent.instance import Instance
 from yoban.agent.notice import Notice
 from yoban.errors import YobanError
-from yoban.model.control import ReplicaState, ServerState
+from yoban.model.control import Problem, ReplicaState, ServerState
 from yoban.plugins import Role, ServerStatus
 
 log = logging.getLogger("yoban.agent.observer")
@@ -22,6 +23,8 @@ LOOK_EVERY = 1.0
 PROBE_EVERY = 10.0
 PROBE_AGAIN = 2.0
 DEADLINE = 5.0
+LASTS = 10.0
+"""Seconds after which a server's problem is told: while a primary moves, replicas have some that pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,7 @@ class Observer:
         self.last = Observation()
         self.changed = Notice()
         self._probed = float("-inf")
+        self._troubled_at: float | None = None
 
     async def run(self) -> None:
         """Look while a server runs, for ever."""
@@ -106,8 +110,18 @@ class Observer:
         before = self.last
         self.last = observation
         self._instance.board.set(server=on_the_wire(observation.status))
+        self._tell(observation)
         if _summary(before) != _summary(observation):
             self.changed.ring()
+
+    def _tell(self, observation: Observation) -> None:
+        text = observation.status.problem if observation.status is not None else ""
+        if not text:
+            self._troubled_at = None
+        elif self._troubled_at is None:
+            self._troubled_at = observation.at
+        lasts = self._troubled_at is not None and observation.at - self._troubled_at >= LASTS
+        self._instance.board.problem("server", Problem(reason="ServerProblem", message=text) if lasts else None)
 
 
 def _summary(observation: Observation) -> tuple[object, ...]:

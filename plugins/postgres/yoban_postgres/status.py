@@ -30,7 +30,14 @@ select pg_is_in_recovery() as recovering,
        (select array_agg(name order by name) from pg_settings
          where pending_restart and not name like any($1::text[])) as pending,
        (select string_agg(format('%s in database %s', checksum_failures, datname), ', ')
-          from pg_stat_database where checksum_failures > 0) as damage
+          from pg_stat_database where checksum_failures > 0) as damage,
+       -- What a role or database sets for its sessions is stronger than what the server is configured with.
+       (select string_agg(coalesce('role ' || r.rolname, 'all roles') || coalesce(' in database ' || d.datname, ''), ', ')
+          from pg_db_role_setting as s left join pg_roles as r on r.oid = s.setrole
+               left join pg_database as d on d.oid = s.setdatabase
+         where current_setting('synchronous_standby_names') <> ''
+           and exists (select from unnest(s.setconfig) as c
+                        where c ~* '^synchronous_commit=' and not c ~* '=(on|remote_apply|true|yes|1)$')) as weak
 """
 
 LAST_COMMIT = """
@@ -95,10 +102,16 @@ async def observe(connection: Connection, ctx: InstanceContext) -> ServerStatus:
     common = await connection.fetchrow(_COMMON, list(UNREPORTED))
     assert common is not None
     pending = tuple(common["pending"] or ())
-    problem = f"damaged pages were read: {common['damage']}" if common["damage"] else ""
+    problems = []
+    if common["damage"]:
+        what = f"damaged pages were read: {common['damage']}"
+        problems.append(f"{what}; make the instance anew from a sound one by deleting its volume, or restore a backup")
     if not common["recovering"]:
         row = await connection.fetchrow(_PRIMARY)
         assert row is not None
+        if common["weak"]:
+            weak = f"commits of {common['weak']} wait for no replica, though durability is synchronous"
+            problems.append(f"{weak}: synchronous_commit is set there by ALTER ROLE or ALTER DATABASE")
         links = await connection.fetch(_REPLICAS, [peer.name for peer in ctx.peers])
         return ServerStatus(
             role=Role.PRIMARY,
@@ -111,7 +124,7 @@ async def observe(connection: Connection, ctx: InstanceContext) -> ServerStatus:
             lag_seconds=0.0,
             replicas=tuple(_link(link, row["line"]) for link in links),
             pending_restart=pending,
-            problem=problem,
+            problem="; ".join(problems),
         )
     row = await connection.fetchrow(_STANDBY)
     assert row is not None
@@ -136,7 +149,7 @@ async def observe(connection: Connection, ctx: InstanceContext) -> ServerStatus:
         lag_seconds=_lag(row["upstream_end"] if upstream else None, replayed, row["last_commit"]),
         upstream=upstream,
         pending_restart=pending,
-        problem=problem,
+        problem="; ".join(problems),
     )
 
 

@@ -489,3 +489,33 @@ async def test_an_image_of_another_version_is_told(world: World) -> None:
     one.change(version="14" if world.version != "14" else "15")
     assert await world.engine.server.binary_version(one.ctx) == world.version
     assert replace(one.ctx).version != world.version
+
+
+async def test_a_server_tells_that_it_read_damaged_pages(world: World) -> None:
+    one = await world.primary(own=True, config={"dataChecksums": True})
+    await one.run("create table t as select n from generate_series(1, 1000) as n", "checkpoint")
+    path = one.ctx.data / str(await one.value("select pg_relation_filepath('t')"))
+    assert not (await world.engine.server.status(one.ctx)).problem
+    await one.stop()
+    with path.open("r+b") as file:
+        file.seek(8192 + 4000)
+        file.write(b"damaged")
+    await one.start()
+    with pytest.raises(asyncpg.DataCorruptedError):
+        await one.value("select count(*) from t")
+    await one.until("select exists (select from pg_stat_database where checksum_failures > 0)")
+    problem = (await world.engine.server.status(one.ctx)).problem
+    assert "damaged pages were read: 1 in database" in problem
+
+
+async def test_bug_a_role_that_waits_for_no_replica_was_told_by_nobody(world: World) -> None:
+    one = await world.primary(own=True)
+    await one.run("create role hasty", "alter role hasty set synchronous_commit = off", "create role careful")
+    await one.run("alter role careful set synchronous_commit = remote_apply")
+    assert not (await world.engine.server.status(one.ctx)).problem
+    await one.run("alter system set synchronous_standby_names = 'ANY 1 (x)'", "select pg_reload_conf()")
+    await one.until("select current_setting('synchronous_standby_names') <> ''")
+    problem = (await world.engine.server.status(one.ctx)).problem
+    assert "commits of role hasty wait for no replica" in problem
+    assert "careful" not in problem
+    await one.stop()

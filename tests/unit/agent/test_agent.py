@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import shutil
+from dataclasses import replace
 
 import msgspec
 import pytest
@@ -17,9 +18,10 @@ from rig import (
     stored,
     until,
 )
-from yoban.agent import life
+from yoban.agent import life, observer
 from yoban.agent.marker import read_marker
 from yoban.model.instance import Marker
+from yoban.plugins import InstanceContext, ServerStatus
 from yoban.testing.memory_store import MemoryCloud
 
 
@@ -68,6 +70,29 @@ async def test_the_server_goes_on_under_a_new_agent(make_rig: MakeRig) -> None:
     assert agent.supervision.server is not None
     assert agent.supervision.server.pid == server.pid
     assert (await rig.lease())["metadata"]["annotations"]["yoban.dev/term"] == "1"
+
+
+async def test_bug_what_a_server_said_was_wrong_with_it_was_told_to_nobody(
+    make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Damaged pages, a replica that cannot apply, commits that no longer wait for replicas."""
+    monkeypatch.setattr(observer, "LASTS", 0.5)
+    rig = make_rig()
+    agent = rig.agent()
+    agent.start()
+    await agent.ready()
+    server = agent.instance.engine.server
+    sound = server.status
+
+    async def damaged(ctx: InstanceContext) -> ServerStatus:
+        return replace(await sound(ctx), problem="damaged pages were read: 3 in database app")
+
+    monkeypatch.setattr(server, "status", damaged)
+    await until("it is told", lambda: "ServerProblem" in agent.reasons())
+    (told,) = [problem for problem in agent.status.problems if problem.reason == "ServerProblem"]
+    assert told.message == "damaged pages were read: 3 in database app"
+    monkeypatch.setattr(server, "status", sound)
+    await until("it is withdrawn", lambda: "ServerProblem" not in agent.reasons())
 
 
 async def test_a_server_that_ends_is_started_again(make_rig: MakeRig) -> None:

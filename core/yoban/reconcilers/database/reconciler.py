@@ -78,6 +78,7 @@ LATER = 30.0
 RECORDED = {
     "ReplicaBroken": " cannot follow: ",
     "ArchiveFailing": ": ",
+    "ServerProblem": ": ",
     "LogFilling": ": ",
     "LogNearlyFull": ": ",
 }

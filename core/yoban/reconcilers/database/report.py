@@ -297,8 +297,9 @@ def _instances_faults(told: Told) -> list[Fault]:
             continue
         for problem in agent.problems:
             text = f"{observed.names.instance(number)}: {problem.message}"
-            # A rejected setting is its owner's to correct, whoever serves meanwhile.
-            blocking = not serving or problem.reason == "SettingsRejected"
+            # A rejected setting is its owner's to correct, whoever serves meanwhile. What a server says of itself is told
+            # beside, and is never why nobody serves.
+            blocking = problem.reason == "SettingsRejected" or not (serving or problem.reason == "ServerProblem")
             terminal = blocking and problem.reason not in _PASSING
             found.append(Fault(problem.reason, text, problem.fix, terminal=terminal, blocking=blocking))
         if agent.rejected:

@@ -387,6 +387,19 @@ async def test_a_pod_that_does_not_come_up_says_why(
     assert words in world.condition()["message"]
 
 
+async def test_bug_what_a_server_said_was_wrong_with_it_was_not_told(archiving: World) -> None:
+    world = archiving
+    damaged = Problem(reason="ServerProblem", message="damaged pages were read: 3 in database app", since=MOMENT)
+    say(world, 1, problems=[damaged])
+    await world.once()
+    assert (world.condition()["status"], world.condition()["reason"]) == ("True", "Degraded")
+    assert "orders-1: damaged pages were read" in world.condition()["message"]
+    assert "orders-1: damaged pages were read: 3 in database app" in world.notes
+    world.server.edit(POD, NAMESPACE, "orders-1-0", lambda o: o.update(status={}))
+    await world.once()
+    assert world.condition()["reason"] == "PrimaryNotReady", "it is not why nobody serves"
+
+
 async def test_a_replica_that_cannot_follow_is_an_event_that_says_why(archiving: World) -> None:
     world = archiving
     broken = Problem(
