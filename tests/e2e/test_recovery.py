@@ -122,7 +122,8 @@ def _assert_restored(space: Space, moments: Moments, target: str) -> None:
     if target not in moments.targets:
         return  # this engine cannot name a moment so
     name = f"to-{target}"
-    space.ready(name, 1)
+    restored = space.ready(name, 1)["status"]["restored"]
+    assert restored["backup"] and restored["position"], restored
     client = space.client(name)
     assert client.sql("SELECT count(*) FROM ledger") == str(moments.rows[target])
     client.sql("INSERT INTO ledger VALUES (0)")

@@ -147,6 +147,9 @@ def _archive(database: Obj, now: datetime, live: Live) -> Iterator[str]:
             lasts = f", full in about {span(full)}" if full is not None else ""
             limit = size(figures.get("yoban_log_volume_limit_bytes", 0.0))
             yield f"Log kept     {size(kept)} not stored, of {limit} that the volume can hold{lasts} (by {instance}, now)"
+    if restored := status.get("restored"):
+        last = restored.get("lastCommit")
+        yield f"Restored     from {restored['backup']}" + (f", last commit {last} ({ago(last, now)})" if last else "")
     window = status.get("window")
     if window:
         yield f"Window       {window['start']} to {window['end']} ({ago(window['end'], now)})"

@@ -42,6 +42,15 @@ class PluginStatus(Part):
     version: Word = Field(default="", description="Its version.")
 
 
+class RestoredStatus(Part):
+    """Where the restore ended that the Database came from."""
+
+    backup: Word = Field(description="Id of the base backup that it began with.")
+    line: Word = Field(default="", description="Line of the log that was replayed.")
+    position: Position = Field(default="", description="Place in the log that was reached.")
+    last_commit: Time | None = Field(default=None, description="Time of the last commit that was replayed.")
+
+
 class SwitchoverStatus(Part):
     """The last planned change of primary."""
 
@@ -65,6 +74,7 @@ class DatabaseStatus(Status):
     image: Annotated[str, Field(max_length=512)] | None = Field(default=None, description="Image of the engine.")
     incarnation: str | None = Field(default=None, max_length=12, description="Id of this life of the data.")
     path: str | None = Field(default=None, max_length=300, description="Place of its backups in the store.")
+    restored: RestoredStatus | None = Field(default=None, description="Where the restore ended that it came from.")
     window: WindowStatus | None = Field(default=None, description="What can be restored now.")
     lag: str | None = Field(
         default=None, max_length=32, description="How far the replica that is furthest behind is behind the primary."

@@ -154,6 +154,8 @@ def _status(cached: Obj, told: Told, now: datetime) -> dict[str, Any]:
             "path": admitted.names.repository,
             "plugin": _plugin(admitted.source),
         }
+    if restored := _restored(cached, told):
+        found["restored"] = restored
     if observed is not None:
         if facts.primary:
             found["primary"] = facts.primary
@@ -168,6 +170,24 @@ def _status(cached: Obj, told: Told, now: datetime) -> dict[str, Any]:
         found["switchover"] = {"id": outcome.id, "state": outcome.state, "message": outcome.message[:1024]}
     found |= {**_figures(told), **(_satisfaction(cached, told.verdict, now) if told.backed_up else {})}
     return found
+
+
+def _restored(cached: Obj, told: Told) -> dict[str, Any]:
+    """Where the restore ended: as its founder tells once it is done, kept when its agent is another one by now."""
+    observed = told.observed
+    agents = [observed.agent(number) for number in told.members] if observed is not None else []
+    done = [agent.restore for agent in agents if agent is not None and agent.restore is not None]
+    for restore in done:
+        if restore.state == "done":
+            last = restore.reached_time
+            return {
+                "backup": restore.backup,
+                "line": restore.line,
+                "position": cut(restore.reached_position, POSITION_SHOWN),
+                **({"lastCommit": rfc3339(last)} if last is not None else {}),
+            }
+    kept: dict[str, Any] = (cached.get("status") or {}).get("restored") or {}
+    return kept
 
 
 def _plugin(source: Source) -> dict[str, str]:
@@ -263,6 +283,10 @@ def _message(agent: AgentStatus) -> str:
     if progress is not None and progress.total:
         done = f"{progress.what} {100 * progress.done // progress.total} % of {size(progress.total)}"
         text = f"{text}; {done}" if text else done
+    restore = agent.restore
+    if restore is not None and restore.state == "replaying" and restore.reached_time is not None:
+        text = f"{text}; " if text else ""
+        text += f"replayed up to the commit of {rfc3339(restore.reached_time)}"
     return text[:1024]
 
 

@@ -25,12 +25,17 @@ class Tidings:
 
 
 def tidings(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Tidings]:
-    """Yield what is to be told when a status follows another: another primary, and conditions that turned."""
+    """Yield what is to be told when a status follows another: another primary, a restore that ended, and
+    conditions that turned."""
     if after.get("phase") == "Deleting":
         return
     old, new = before.get("primary"), after.get("primary")
     if old and new and old != new:
         yield Tidings("PrimaryChanged", f"{new} is the primary now; before, it was {old}")
+    restored = after.get("restored")
+    if restored and not before.get("restored"):
+        upto = f", up to the commit of {restored['lastCommit']}" if restored.get("lastCommit") else ""
+        yield Tidings("Restored", f"restored from base backup {restored['backup']}{upto}")
     known = {entry.get("type"): entry for entry in before.get("conditions") or ()}
     for entry in after.get("conditions") or ():
         kind, last = entry["type"], known.get(entry["type"])

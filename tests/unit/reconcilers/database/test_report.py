@@ -11,7 +11,7 @@ from yoban.domain.compliance import Verdict
 from yoban.domain.summary import Fault
 from yoban.errors import DeadlineExceeded, NotReady, Retryable, Unavailable
 from yoban.kube.resource import LEASE, POD
-from yoban.model.control import AgentStatus, ArchiveState, Problem, Progress
+from yoban.model.control import AgentStatus, ArchiveState, Problem, Progress, RestoreState
 from yoban.model.databasestatus import DatabaseStatus
 from yoban.model.instance import LEASE_LAST_HOLDER, ROLE_LABEL
 from yoban.model.schema import structural
@@ -40,7 +40,7 @@ def say(world: World, number: int = 1, **changes: Any) -> None:
     world.agents.said[name] = msgspec.structs.replace(world.agents.said[name], **changes)
 
 
-async def test_figures_move_at_most_once_a_minute(archiving: World) -> None:
+async def test_figures_move_at_most_each_half_minute(archiving: World) -> None:
     world = archiving
     number = len(world.server.writes())
     for lag in (1.0, 2.0, 3.0):
@@ -48,9 +48,29 @@ async def test_figures_move_at_most_once_a_minute(archiving: World) -> None:
         world.time.time += timedelta(seconds=5)
         await world.once()
     assert len(world.server.writes()) == number
-    world.time.time += timedelta(seconds=61)
+    world.time.time += timedelta(seconds=31)
     await world.once()
     assert world.status["rpo"] == "3.0s"
+
+
+async def test_where_a_restore_ended_is_told_and_kept(world: World) -> None:
+    world.make(instances=1)
+    await world.settle()
+    replaying = RestoreState(backup="b", line="1", state="replaying", reached_position="7", reached_time=MOMENT)
+    say(world, restore=replaying)
+    world.time.time += timedelta(seconds=31)
+    await world.once()
+    assert "restored" not in world.status
+    assert world.status["instances"][0]["message"] == "replayed up to the commit of 2026-01-01T00:00:07Z"
+    say(world, restore=msgspec.structs.replace(replaying, state="done", reached_position="9"))
+    await world.once()
+    told = {"backup": "b", "line": "1", "position": "9", "lastCommit": "2026-01-01T00:00:07Z"}
+    assert world.status["restored"] == told
+    assert "restored from base backup b, up to the commit of 2026-01-01T00:00:07Z" in world.notes
+    say(world, restore=None)  # another agent
+    await world.once()
+    assert world.status["restored"] == told
+    assert world.events.count("Restored") == 1
 
 
 async def test_bug_a_position_longer_than_its_bound_stopped_the_status_for_good(archiving: World) -> None:
