@@ -21,6 +21,8 @@ from yoban_mysql.names import REPLICATION_USER
 from yoban_mysql.session import Refused, Session, connect
 
 DEADLINE = 30.0
+HALT = 7.0
+"""Seconds for a replica to stand still before its server is stopped, twice."""
 STATE = f"""
 SELECT c.host, c.port, c.auto_position AS auto_position, s.service_state AS receiver, s.last_error_number AS receive_error,
        s.last_error_message AS receive_message, s.received_transaction_set AS received, a.service_state AS applier,
@@ -114,6 +116,23 @@ async def ensure(session: Session, ctx: InstanceContext, upstream: Peer | None) 
         await _start(session, ctx, upstream)
     elif row["receiver"] == "OFF":
         await session.execute("START REPLICA IO_THREAD", deadline=DEADLINE)
+
+
+async def halt(session: Session) -> bool:
+    """Before a clean stop: receive no more, and let the applier end the transaction that it is in, if that takes a moment.
+
+    A server that is told to stop waits for the applier, for minutes where a long transaction changes a table without a
+    key. Returns whether it stands still. Where it does not, the server may be killed: what it received is kept whole, and
+    the transaction is applied anew.
+    """
+    if await state(session) is None:
+        return True
+    await session.execute("STOP REPLICA IO_THREAD", deadline=HALT)
+    try:
+        await session.execute("STOP REPLICA SQL_THREAD", deadline=HALT)
+    except Unavailable:
+        return False
+    return True
 
 
 async def reconnect(session: Session) -> None:

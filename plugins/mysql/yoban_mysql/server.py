@@ -29,7 +29,7 @@ from yoban.plugins import (
 )
 from yoban.plugins.files import empty_folder, make_folder, replace_file, sync_folder
 
-from yoban_mysql import accounts, binaries, confirm, reign, scheduled, status
+from yoban_mysql import accounts, binaries, confirm, follow, reign, scheduled, status
 from yoban_mysql.configuration import made_with, waits
 from yoban_mysql.configure import Configuration, started_role
 from yoban_mysql.line import OUR_TABLES
@@ -171,14 +171,18 @@ class MySqlServer(Server):
 
         A server with commits that wait for replicas is killed: told to stop, it would acknowledge them, and no replica has
         them. Their sessions end without an answer. So is one that should wait and cannot be asked; only a restore, in which
-        nobody commits, is left to end as it does: a kill would lose what it has not flushed.
+        nobody commits, is left to end as it does: a kill would lose what it has not flushed. A replica in the middle of a
+        long transaction is killed too: it would end when that is applied, in minutes.
         """
         settled: bool | None = None
+        role = await asyncio.to_thread(started_role, ctx)
         with contextlib.suppress(YobanError, TimeoutError):
             async with asyncio.timeout(SETTLE_DEADLINE), self._kept.use(ctx) as session:
                 settled = await reign.settle(session)
+                if role is Role.REPLICA:
+                    settled = await follow.halt(session) and settled
         unasked = settled is None and waits(ctx.durability)
-        if settled is False or (unasked and await asyncio.to_thread(started_role, ctx) is not Role.RECOVERY):
+        if settled is False or (unasked and role is not Role.RECOVERY):
             await asyncio.to_thread(kill, ctx)
         await self._kept.close(ctx)
 

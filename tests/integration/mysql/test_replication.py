@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import asyncmy
 import pytest
 from yoban.errors import DeadlineExceeded, IntegrityError, NotReady, Unavailable
 from yoban.plugins import Durability, DurabilityMode, Finished, Order, Peer, Role, StopMode
-from yoban_mysql import line
+from yoban_mysql import follow, line
 from yoban_mysql.gtid import GtidSet
 from yoban_mysql.stopped import executed
 
@@ -299,6 +300,31 @@ async def test_an_applier_that_fails_for_good_is_recognised_and_what_passes_is_n
     assert "cannot apply" in (await world.engine.server.status(two.ctx)).problem
     with pytest.raises(NotReady, match="cannot apply"):
         await replication.promote(two.ctx, deadline=20)
+
+
+async def test_bug_a_stop_waited_for_a_long_transaction_of_the_applier(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Minutes where a table has no key: a Database that was deleted, or a node that was drained, seemed to hang."""
+    monkeypatch.setattr(follow, "HALT", 1.0)
+    one = await world.primary()
+    two = await world.replica(one)
+    numbers = "WITH RECURSIVE s(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM s WHERE n < 80000) SELECT n FROM s"
+    await one.run("CREATE TABLE app.t (n int)", "CREATE TABLE app.u (n int)")
+    await one.run("SET SESSION cte_max_recursion_depth = 100000", f"INSERT INTO app.t {numbers}")
+    await world.level(two, one)
+    await one.run("DELETE FROM app.t", "INSERT INTO app.u VALUES (1)")
+    wanted = (await world.engine.server.status(one.ctx)).position
+    async with asyncio.timeout(20):
+        while (await world.engine.server.status(two.ctx)).received != wanted:
+            await asyncio.sleep(0.05)
+    await world.engine.server.close(two.ctx)
+    assert two.process is not None
+    async with asyncio.timeout(10):
+        assert await two.process.wait() == -signal.SIGKILL
+    await two.start(Role.REPLICA, one)
+    await two.until("SELECT COUNT(*) = 1 FROM app.u", 120)
+    assert await two.value("SELECT COUNT(*) FROM app.t") == 0
 
 
 async def test_a_promotion_that_does_not_end_is_told_in_time(world: World) -> None:
