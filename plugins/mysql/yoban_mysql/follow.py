@@ -22,7 +22,9 @@ from yoban_mysql.session import Refused, Session, connect
 
 DEADLINE = 30.0
 HALT = 7.0
-"""Seconds for a replica to stand still before its server is stopped, twice."""
+"""Seconds for an applier to stand still before its server is stopped."""
+LEAVE = 7.0
+"""Seconds for a receiver to leave its source then."""
 STATE = f"""
 SELECT c.host, c.port, c.auto_position AS auto_position, s.service_state AS receiver, s.last_error_number AS receive_error,
        s.last_error_message AS receive_message, s.received_transaction_set AS received, a.service_state AS applier,
@@ -127,7 +129,7 @@ async def halt(session: Session) -> bool:
     """
     if await state(session) is None:
         return True
-    await session.execute("STOP REPLICA IO_THREAD", deadline=HALT)
+    await session.execute("STOP REPLICA IO_THREAD", deadline=LEAVE)
     try:
         await session.execute("STOP REPLICA SQL_THREAD", deadline=HALT)
     except Unavailable:
