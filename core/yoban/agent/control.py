@@ -18,6 +18,7 @@ from yoban.agent.board import Board
 from yoban.agent.document import Configurations
 from yoban.agent.jobs import Jobs
 from yoban.errors import Retryable, YobanError
+from yoban.kube.clock import Clock, SystemClock
 from yoban.model.control import JobRequest, Problem, Push, ShipAnswer, ShipRequest
 from yoban.plugins import TlsFiles
 from yoban.runtime.http import Answer, HttpServer, Request
@@ -44,7 +45,9 @@ class Control:
         peer: str,
         bind: str | None,
         port: int,
+        clock: Clock | None = None,
     ) -> None:
+        self._clock = clock or SystemClock()
         self._board = board
         self._configurations = configurations
         self._jobs = jobs
@@ -89,7 +92,7 @@ class Control:
                 if not told:
                     log.warning("no certificates yet: %s", error)
                 told = True
-                await asyncio.sleep(1.0)  # a mounted volume tells nobody when its files come
+                await self._clock.sleep(1.0)  # a mounted volume tells nobody when its files come
 
     # -- who and how -------------------------------------------------------------------------------------------------
 

@@ -108,6 +108,7 @@ async def _live(
         peer=instance.engine.replication_user,
         bind=environment.bind,
         port=environment.control_port,
+        clock=instance.clock,
     )
     pages = HealthServer(
         environment.bind or "",

@@ -13,7 +13,6 @@ import errno
 import logging
 import os
 import shutil
-import time
 from bisect import bisect_right
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from opentelemetry import metrics
 
 from yoban.domain.recoverability import Plan
 from yoban.errors import IntegrityError, NotFound, Retryable, Unavailable, YobanError
+from yoban.kube.clock import Clock, SystemClock
 from yoban.plugins import LogRequest, LogSource, SegmentKind
 from yoban.repository import Repository
 from yoban.repository.threads import yielding
@@ -47,9 +47,19 @@ class Prefetch:
         plan: what is restored.
         segment_bytes: size of a full segment; 0 when they have no fixed size, then few are fetched ahead.
         folder: where files wait, on the file system of the server's log; emptied first.
+        clock: for deadlines and pauses.
     """
 
-    def __init__(self, repository: Repository, source: LogSource, plan: Plan, segment_bytes: int, folder: Path) -> None:
+    def __init__(
+        self,
+        repository: Repository,
+        source: LogSource,
+        plan: Plan,
+        segment_bytes: int,
+        folder: Path,
+        clock: Clock | None = None,
+    ) -> None:
+        self._clock = clock or SystemClock()
         self._repository = repository
         self._source = source
         self._plan = plan
@@ -228,14 +238,14 @@ class Prefetch:
         raise AssertionError("the last try returns or raises")
 
     async def _fetch(self, line: str, name: str, destination: Path) -> None:
-        until = time.monotonic() + STORE_DEADLINE
+        until = self._clock.monotonic() + STORE_DEADLINE
         while True:
             try:
                 # The name need not last: until the recovery has ended, a server that lost power asks for each again.
                 await self._repository.log.fetch(line, name, destination, durable=False, pool=self._pool)
                 return
             except Retryable as error:
-                if time.monotonic() >= until:
+                if self._clock.monotonic() >= until:
                     raise Unavailable(
                         f"the object store did not give it within {STORE_DEADLINE:g} s",
                         object=f"log/{line}/{name}",
@@ -244,7 +254,7 @@ class Prefetch:
                         reason="StoreUnavailable",
                     ) from error
                 log.warning("fetching %s again: %s", name, error)
-                await asyncio.sleep(1.0)  # between two tries: a store tells nobody when it is back
+                await self._clock.sleep(1.0)  # between two tries: a store tells nobody when it is back
             except NotFound:
                 if name in self._whole:
                     raise _gone(line, name) from None

@@ -183,7 +183,7 @@ class Restorer:
         await self._prepare(recovery, chosen, context)
         if log_source is not None and chosen.recovery.has_log:
             folder = (context.log if context.log is not None else context.data).parent / "prefetch"
-            self._prefetch = Prefetch(source, log_source, chosen, manifest.segment_bytes, folder)
+            self._prefetch = Prefetch(source, log_source, chosen, manifest.segment_bytes, folder, instance.clock)
         feeding: Feeding | None = None
         try:
             if self._prefetch is not None:

@@ -16,6 +16,7 @@ from yoban.agent.instance import Instance
 from yoban.agent.lease import PrimaryLease
 from yoban.agent.observer import Observer
 from yoban.errors import NotReady, Unsupported
+from yoban.kube.clock import Clock
 from yoban.model.control import SwitchoverState
 from yoban.model.instance import LEASE_POSITION, LEASE_SUCCESSOR, LEASE_SWITCHOVER, SwitchoverDocument
 from yoban.plugins import Promotion, ReplicaLink, Role, StopMode
@@ -42,7 +43,7 @@ async def hand_over(
     if replication is None:
         raise Unsupported("the engine has no replicas", object=f"engine {instance.engine.name}")
     context = instance.context
-    link = await _link(observer, request.target)
+    link = await _link(observer, request.target, instance.clock)
     if link is None or not link.streaming:
         await lease.note({LEASE_SWITCHOVER: request.id})
         message = f"{request.target} does not follow the primary now"
@@ -71,7 +72,7 @@ async def hand_over(
     log.info("switchover %s: handed over at %s", request.id, position)
 
 
-async def _link(observer: Observer, target: str) -> ReplicaLink | None:
+async def _link(observer: Observer, target: str, clock: Clock) -> ReplicaLink | None:
     """Return the target as our server sees it, after a few looks: a replica that connects just now is fit, too."""
     link: ReplicaLink | None = None
     for _ in range(LINK_LOOKS):
@@ -80,7 +81,7 @@ async def _link(observer: Observer, target: str) -> ReplicaLink | None:
         link = next((link for link in links if link.name == target), None)
         if link is not None and link.streaming:
             break
-        await asyncio.sleep(0.5)  # between two looks: no server tells when a replica connects
+        await clock.sleep(0.5)  # between two looks: no server tells when a replica connects
     return link
 
 

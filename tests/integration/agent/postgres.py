@@ -67,6 +67,15 @@ async def stored_after(pod: PodProcess, moment: datetime, seconds: float = 10) -
     await until("it is stored", covered, seconds)
 
 
+async def up(world: World, bucket: StoreDocument) -> PodProcess:
+    """The first Pod of a Database that archives, ready."""
+    world.archive_to(bucket)
+    pod = world.pod()
+    pod.start()
+    await until("it is ready", pod.ready, 60)
+    return pod
+
+
 async def make_bucket(store: LocalStore) -> StoreDocument:
     """A bucket of its own in a store."""
     document = StoreDocument(

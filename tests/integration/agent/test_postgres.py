@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import msgspec
 import pytest
 from harness import PodProcess, World, until
-from postgres import BINARIES, backup, keys, restored, sql, stored_after
+from postgres import BINARIES, backup, keys, restored, sql, stored_after, up
 from yoban.agent.storage import store_config
 from yoban.model.instance import StoreDocument, SwitchoverDocument, TargetDocument
 from yoban_s3.provider import S3Provider
@@ -33,11 +33,7 @@ async def test_a_new_database_comes_up(make_world: Callable[..., World]) -> None
 
 
 async def test_backup_and_restore_to_a_moment(make_world: Callable[..., World], bucket: StoreDocument) -> None:
-    world = make_world("postgres", "15")
-    world.archive_to(bucket)
-    pod = world.pod()
-    pod.start()
-    await until("it is ready", pod.ready, 60)
+    pod = await up(make_world("postgres", "15"), bucket)
     sql(pod, "create table t (n int); insert into t select generate_series(1, 1000)")
     done = await backup(pod)
     assert done.state == "completed", done
@@ -68,11 +64,7 @@ async def test_bug_an_accident_right_after_the_moment_was_replayed(
     make_world: Callable[..., World], bucket: StoreDocument
 ) -> None:
     """The proof of what is stored reached the moment, and not the accident, whose log was stored behind it."""
-    world = make_world("postgres", "15")
-    world.archive_to(bucket)
-    pod = world.pod()
-    pod.start()
-    await until("it is ready", pod.ready, 60)
+    pod = await up(make_world("postgres", "15"), bucket)
     sql(pod, "create table t (n int); insert into t select generate_series(1, 1000)")
     done = await backup(pod)
     assert done.state == "completed", done

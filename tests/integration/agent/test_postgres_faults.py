@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 
 import msgspec
 import pytest
-from harness import PodProcess, World, problem, until
-from postgres import BINARIES, backup, keys, make_bucket, restored, sql, stored_after
+from harness import World, problem, until
+from postgres import BINARIES, backup, keys, make_bucket, restored, sql, stored_after, up
 from yoban.agent.storage import store_config
 from yoban.model.control import JobRequest, JobStatus
 from yoban.model.instance import StoreDocument, TargetDocument
@@ -26,14 +26,6 @@ pytestmark = [
     pytest.mark.skipif(not (BINARIES / "postgres").exists(), reason="needs PostgreSQL 15"),
 ]
 LOG = "shop/orders/0123456789ab/log/00000001/"
-
-
-async def up(world: World, bucket: StoreDocument) -> PodProcess:
-    world.archive_to(bucket)
-    pod = world.pod()
-    pod.start()
-    await until("it is ready", pod.ready, 60)
-    return pod
 
 
 async def test_a_store_that_stops_is_told_and_nothing_is_lost(make_world: Callable[..., World]) -> None:

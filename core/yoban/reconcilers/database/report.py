@@ -175,10 +175,10 @@ def _status(cached: Obj, told: Told, now: datetime) -> dict[str, Any]:
 def _restored(cached: Obj, told: Told) -> dict[str, Any]:
     """Where the restore ended: as its founder tells once it is done, kept when its agent is another one by now."""
     observed = told.observed
-    agents = [observed.agent(number) for number in told.members] if observed is not None else []
-    done = [agent.restore for agent in agents if agent is not None and agent.restore is not None]
-    for restore in done:
-        if restore.state == "done":
+    for number in told.members if observed is not None else ():
+        agent = observed.agent(number) if observed is not None else None
+        restore = agent.restore if agent is not None else None
+        if restore is not None and restore.state == "done":
             last = restore.reached_time
             return {
                 "backup": restore.backup,
