@@ -25,7 +25,6 @@ _MAPS = frozenset(
         "hostAliases",
         "imagePullSecrets",
         "initContainers",
-        "instances",  # of a Database's status
         "ownerReferences",
         "ports",  # but see _RULES
         "resourceClaims",

@@ -7,10 +7,9 @@ CLONE copies pages as they lie on the disk: without a look at them a damaged one
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
-import google_crc32c
 from yoban.errors import IntegrityError
 from yoban.plugins import FileItem
 
@@ -40,23 +39,26 @@ def damaged(data: bytes | memoryview, zipped: int = 0) -> Iterator[int]:
         data: whole pages.
         zipped: page size of a tablespace of compressed tables, 0 of any other.
     """
+    from google_crc32c import value as checksum  # the operator, which loads this module too, never needs it
+
     size = zipped or PAGE
+    fits = _zipped_fits if zipped else _fits
     view = memoryview(data)
     for at in range(0, len(view) - size + 1, size):
         page = bytes(view[at : at + size])
-        if not (_zipped_fits(page) if zipped else _fits(page)) and any(page):
+        if not fits(page, checksum) and any(page):
             yield at // size
 
 
-def _fits(page: bytes) -> bool:
+def _fits(page: bytes, checksum: Callable[[bytes], int]) -> bool:
     if int.from_bytes(page[24:26], "big") in _OPAQUE:
         return True
-    expected: bytes = (google_crc32c.value(page[4:26]) ^ google_crc32c.value(page[38:-8])).to_bytes(4, "big")
+    expected = (checksum(page[4:26]) ^ checksum(page[38:-8])).to_bytes(4, "big")
     return page[:4] == expected == page[-8:-4] and page[20:24] == page[-4:]
 
 
-def _zipped_fits(page: bytes) -> bool:
-    expected: int = google_crc32c.value(page[4:16]) ^ google_crc32c.value(page[24:26]) ^ google_crc32c.value(page[34:])
+def _zipped_fits(page: bytes, checksum: Callable[[bytes], int]) -> bool:
+    expected = checksum(page[4:16]) ^ checksum(page[24:26]) ^ checksum(page[34:])
     return page[:4] == expected.to_bytes(4, "big")
 
 

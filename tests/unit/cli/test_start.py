@@ -8,7 +8,8 @@ import sys
 import pytest
 
 LATER = {
-    "aiobotocore", "aiohttp", "asyncmy", "asyncpg", "botocore", "cryptography", "kubernetes_asyncio", "numpy", "yaml",
+    "aiobotocore", "aiohttp", "asyncmy", "asyncpg", "botocore", "cryptography", "google_crc32c", "kubernetes_asyncio",
+    "numpy", "yaml",
 }  # fmt: skip
 PROGRAMS = {
     "operator": """
