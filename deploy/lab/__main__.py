@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument(
         "--images",
         action="store_true",
-        help="and meanwhile all images that are missing: the network's work, not the CPU's",
+        help="and meanwhile all images that are missing, with their archives: the network's work, not the CPU's",
     )
     built = add("images", "build images (again: only what changed is done)", _images)
     built.add_argument("names", nargs="*", metavar="IMAGE", help="all when left out, such as postgres:17, yoban:dev")
@@ -91,6 +91,8 @@ def _programs(given: argparse.Namespace) -> None:
 def _missing_images() -> None:
     try:
         images.ensure(list(images.IMAGES))
+        for name in images.IMAGES:
+            images.archive(name)
     except LabError as error:
         # Not everything needs images: what does will say so again.
         print(f"lab: {error}", file=sys.stderr)

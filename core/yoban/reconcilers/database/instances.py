@@ -2,17 +2,18 @@
 more.
 
 Guarantees: a claim is made before the StatefulSet that mounts it, and its uid noted on the Lease in between; a former
-member's claims go only after its Pod; nothing is removed while the membership is not known. Every step may be
-repeated.
+member's claims go only after its Pod; nothing is removed while the membership is not known. What the API server refuses
+one member holds up no other. Every step may be repeated.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from yoban.domain.summary import Fault
-from yoban.kube.errors import Forbidden, Invalid
+from yoban.kube.errors import ApiError, Forbidden, Invalid, Rejected
 from yoban.kube.objects import Obj, ObjectKey, annotations_of, generation_of, labels_of, name_of, uid_of
 from yoban.kube.resource import LEASE, PERSISTENT_VOLUME_CLAIM, POD, SECRET, SERVICE_ACCOUNT, STATEFUL_SET
 from yoban.model.instance import INSTANCE_LABEL
@@ -29,10 +30,19 @@ from yoban.reconcilers.database.writer import Writer
 
 @dataclass(slots=True)
 class Built:
-    """What a pass found out while it built instances: faults, and members whose Pods are outdated and may be replaced."""
+    """What a pass found out while it built instances: faults, events, and what the API server refused of which member."""
 
     faults: list[Fault] = field(default_factory=list)
     events: list[tuple[str, str]] = field(default_factory=list)
+    refused: dict[int, ApiError] = field(default_factory=dict)
+
+    @contextmanager
+    def member(self, number: int) -> Iterator[None]:
+        """Note what the API server refuses this member, and go on behind the block."""
+        try:
+            yield
+        except (Forbidden, Rejected) as error:
+            self.refused.setdefault(number, error)
 
 
 class Instances:
@@ -82,7 +92,9 @@ class Instances:
         """Claims of all members; the membership with new claims' uids noted on the Lease."""
         names = admitted.names
         for number in membership.numbers:
-            made = await self._claims(admitted, observed, number, built, fresh=not membership.volumes[number])
+            made: str | None = None
+            with built.member(number):
+                made = await self._claims(admitted, observed, number, built, fresh=not membership.volumes[number])
             if made is not None and not membership.volumes[number]:
                 membership = membership.made(number, made)
                 cached = self._caches.child(LEASE, names.namespace, names.lease)

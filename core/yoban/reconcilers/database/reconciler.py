@@ -188,16 +188,17 @@ class DatabaseReconciler:
         await self._ensure(ROLE_BINDING, role_binding(admitted.names, admitted.engine.name), obj)
         operations = self._operate(admitted, observed, decided, obj)
         document = await self._document(admitted, observed, decided, operations, references, obj, now)
+        self._inform(admitted, document, references, credentials)
         built = Built()
         if not decided.data_lost:
             await self._instances.volumes(admitted, observed, decided.membership, obj, built)
-            for number in numbers:
-                await self._keys.certificates(admitted, obj, number, authority, now)
-                await self._instances.ensure(admitted, observed, number, obj)
+            for number in sorted(set(numbers) - set(built.refused)):
+                with built.member(number):
+                    await self._keys.certificates(admitted, obj, number, authority, now)
+                    await self._instances.ensure(admitted, observed, number, obj)
             await self._remove_former(admitted, numbers, obj)
             await self._replace(admitted, observed, operations, obj)
             await self._replace_tokenless(admitted, observed, numbers, obj)
-        self._inform(admitted, document, references, credentials)
         faults += built.faults
         catalogued = self._catalogued(admitted, references)
         for reason, note in built.events:
@@ -205,6 +206,8 @@ class DatabaseReconciler:
         self._tell_problems(observed, numbers, obj)
         if decided.data_lost:
             self._event(obj, "DataLost", "; ".join(decided.why), warning=True, once=True)
+        for refused in built.refused.values():
+            raise refused
         told = Told(
             wanted=database.spec.instances,
             observed=observed,

@@ -8,14 +8,16 @@ import pytest
 from yoban.domain.compliance import Verdict
 from yoban.kube.errors import ApiError, Forbidden, Invalid, Rejected, ServerError
 from yoban.kube.resource import PERSISTENT_VOLUME_CLAIM, STATEFUL_SET
+from yoban.kube.transport import Answer
 from yoban.model.database import Database
 from yoban.reconcilers.database.gather import Gatherer
 from yoban.reconcilers.database.instances import Instances
 from yoban.reconcilers.database.ports import Catalogued
+from yoban.testing.apirequest import Request
 from yoban.testing.apistatus import status_answer
 
 from tests.unit.reconcilers.database.keeper import Keeper
-from tests.unit.reconcilers.database.world import World
+from tests.unit.reconcilers.database.world import KEY, World
 
 LIMIT = (
     'StatefulSet.apps "orders-1" is invalid: spec.template.spec.containers[0].resources.requests: Invalid value: "4Gi": '
@@ -82,7 +84,32 @@ async def test_bug_a_change_that_the_api_server_refused_left_a_running_database_
     written = len(world.server.writes())
     with pytest.raises(Invalid):
         await world.once()
-    assert len(world.server.writes()) == written + 1, "the same is not told twice"
+    assert [one.resource for one in world.server.writes()[written:]] == ["statefulsets"] * 3, "nothing is told twice"
+
+
+@pytest.mark.parametrize("kind", ["persistentvolumeclaims", "secrets", "statefulsets"])
+async def test_bug_what_was_refused_one_instance_held_up_all_others_and_the_looks_at_their_agents(
+    world: World, kind: str
+) -> None:
+    def refuse(request: Request) -> Answer | None:
+        its = request.is_write and request.resource == kind and request.name.startswith("orders-1")
+        return status_answer(403, "Forbidden", QUOTA) if its else None
+
+    world.make()
+    await world.once()
+    world.server.faults.append(refuse)
+    for _ in range(3):
+        with pytest.raises(Forbidden):
+            await world.once()
+        world.work()
+    assert world.names(STATEFUL_SET) == ["orders-2", "orders-3"]
+    claims = [name[: len("orders-1")] for name in world.names(PERSISTENT_VOLUME_CLAIM)]
+    assert claims == ["orders-1", "orders-2", "orders-3"][kind == "persistentvolumeclaims" :]
+    assert world.agents.observed[KEY] == ["orders-1", "orders-2", "orders-3"]
+    assert QUOTA in world.condition()["message"]
+    world.server.faults.clear()
+    await world.settle()
+    assert world.condition()["reason"] == "AllReady"
 
 
 async def test_bug_a_removal_that_the_api_server_refused_was_never_told(world: World) -> None:
