@@ -36,17 +36,12 @@ class Candidate:
     lag_seconds: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A switchover asked for by annotation: its text, which is the request's id, and the instance, "" for the best."""
+def target_of(annotation: str) -> str:
+    """Return whom a switchover annotation `<instance>[@<any word>]` names, "" for the best.
 
-    id: str
-    target: str
-
-
-def request(annotation: str) -> Request:
-    """Read the annotation `<instance or "" for the best>[@id]`."""
-    return Request(annotation, annotation.partition("@")[0].strip())
+    What stands behind `@` tells a request from the one before.
+    """
+    return annotation.partition("@")[0].strip()
 
 
 def refusal(candidate: Candidate) -> str:

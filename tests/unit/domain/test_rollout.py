@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from yoban.domain.candidates import Candidate, choose, refusal, request
+from yoban.domain.candidates import Candidate, choose, refusal, target_of
 from yoban.domain.rollout import Action, Next, Running, next_step
 from yoban.errors import InvalidInput, NotReady
 
@@ -114,7 +114,5 @@ def test_nobody_else_is_a_mistake_and_nobody_fit_is_a_wait():
     assert refusal(PRIMARY) == "it is the primary"
 
 
-def test_a_request_is_an_instance_and_an_id():
-    assert (request("db-2@tuesday").target, request("db-2@tuesday").id) == ("db-2", "db-2@tuesday")
-    assert request("@1").target == ""
-    assert request("db-2").target == "db-2"
+def test_a_request_names_an_instance_or_the_best() -> None:
+    assert [target_of(text) for text in ("db-2@tuesday", "@1", "db-2", "")] == ["db-2", "", "db-2", ""]

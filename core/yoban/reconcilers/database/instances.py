@@ -18,7 +18,7 @@ from yoban.kube.objects import Obj, ObjectKey, annotations_of, generation_of, la
 from yoban.kube.resource import LEASE, PERSISTENT_VOLUME_CLAIM, POD, SECRET, SERVICE_ACCOUNT, STATEFUL_SET
 from yoban.model.instance import INSTANCE_LABEL
 from yoban.reconcilers.database.admit import Admitted, OperatorFacts
-from yoban.reconcilers.database.builders.lease import Membership, lease
+from yoban.reconcilers.database.builders.lease import Asked, Membership, lease
 from yoban.reconcilers.database.builders.names import INCARNATION_LABEL, Names
 from yoban.reconcilers.database.builders.quantity import amount
 from yoban.reconcilers.database.builders.statefulset import UPDATE_ANNOTATION, outdated, pinned, stateful_set
@@ -87,9 +87,9 @@ class Instances:
         return int((live.get("status") or {}).get("observedGeneration") or 0) >= generation_of(live)
 
     async def volumes(
-        self, admitted: Admitted, observed: Observed, membership: Membership, owner: Obj, built: Built
+        self, admitted: Admitted, observed: Observed, membership: Membership, asked: Asked, owner: Obj, built: Built
     ) -> Membership:
-        """Claims of all members; the membership with new claims' uids noted on the Lease."""
+        """Claims of all members; the membership with new claims' uids noted on the Lease, beside `asked`."""
         names = admitted.names
         for number in membership.numbers:
             made: str | None = None
@@ -98,7 +98,7 @@ class Instances:
             if made is not None and not membership.volumes[number]:
                 membership = membership.made(number, made)
                 cached = self._caches.child(LEASE, names.namespace, names.lease)
-                await self._writer.ensure(LEASE, lease(names, admitted.engine.name, membership), cached, owner)
+                await self._writer.ensure(LEASE, lease(names, admitted.engine.name, membership, asked), cached, owner)
                 built.events.append(("InstanceCreated", f"instance {names.instance(number)} is being made"))
         return membership
 

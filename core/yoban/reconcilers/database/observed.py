@@ -13,7 +13,7 @@ from yoban.kube.conditions import is_true
 from yoban.kube.objects import Obj, annotations_of, conditions_of, is_deleting, labels_of, uid_of
 from yoban.model.control import AgentStatus
 from yoban.model.instance import LEASE_INITIALIZED, LEASE_LAST_HOLDER, LEASE_SWITCHOVER, ROLE_LABEL, InstanceDocument
-from yoban.reconcilers.database.builders.lease import Membership
+from yoban.reconcilers.database.builders.lease import Asked, Membership
 from yoban.reconcilers.database.builders.names import Names
 
 INITIALIZED_NOTE = "yoban.dev/initialized"
@@ -85,6 +85,11 @@ class Observed:
     def switchover_begun(self) -> str:
         """Id of the switchover that a primary began last."""
         return self._lease_note(LEASE_SWITCHOVER)
+
+    @property
+    def asked(self) -> Asked:
+        """The owner's switchover request as it was seen last."""
+        return Asked.parse(annotations_of(self.lease or {}))
 
     def agent(self, number: int) -> AgentStatus | None:
         """The last word of an instance's agent."""

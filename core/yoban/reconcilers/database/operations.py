@@ -2,7 +2,7 @@
 
 Guarantees: pure. Replicas before the primary, except for settings that must be lowered on the primary first; the
 primary's Pod is replaced after a switchover when there is somebody to take over; each request is carried out once (a
-restart is known by the token an agent reports, a switchover by its id on the Lease), and an operator that forgot
+restart is known by the token an agent reports, a switchover by what the Lease says of it), and an operator that forgot
 everything decides the same again.
 """
 
@@ -11,16 +11,15 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from yoban.domain.candidates import Candidate, choose, request
+from yoban.domain.candidates import Candidate, choose, target_of
 from yoban.domain.rollout import Action, Running, next_step
 from yoban.errors import InvalidInput, YobanError
 from yoban.model.instance import SwitchoverDocument
 from yoban.plugins import Engine
 from yoban.reconcilers.candidates import lag
+from yoban.reconcilers.database.builders.lease import Asked
 from yoban.reconcilers.database.observed import Observed
 
-BEST = "best"
-"""Id of a switchover request whose annotation is empty."""
 _FOR_SETTINGS = " settings-of-generation-"
 """Between a restart request and what was added to it for settings that wait for a restart."""
 
@@ -33,7 +32,7 @@ class Wishes:
         numbers: the members.
         generation: of the Database.
         restart: value of the restart annotation, "" for none.
-        switchover: value of the switchover annotation, None for none.
+        asked: the switchover annotation.
         outdated: members whose Pod differs from its template.
         template: a word that changes with the templates.
         leaving: the primary, when its volume is being deleted.
@@ -44,7 +43,7 @@ class Wishes:
     numbers: tuple[int, ...]
     generation: int
     restart: str = ""
-    switchover: str | None = None
+    asked: Asked = field(default_factory=Asked)
     outdated: Collection[int] = ()
     template: str = ""
     leaving: int | None = None
@@ -209,11 +208,10 @@ def _requested(
     """The owner's request: what stands in the document, and how it fares."""
     document = observed.document
     previous = document.switchover if document is not None else None
-    if wishes.switchover is None:
+    if wishes.asked.value is None:
         return previous, None
-    asked = request(wishes.switchover)
-    id_ = asked.id or BEST
-    if observed.switchover_begun == id_:
+    id_ = wishes.asked.id
+    if wishes.asked.begun:
         return previous, _outcome(observed, id_)
     if previous is not None and previous.id == id_:
         if any(item.name == previous.target and not item.primary for item in candidates):
@@ -222,7 +220,7 @@ def _requested(
     if wishes.paused:
         return previous, SwitchoverOutcome(id_, "waiting", "the Database is paused")
     try:
-        target = choose(candidates, asked.target).name
+        target = choose(candidates, target_of(wishes.asked.value)).name
     except InvalidInput as error:
         return previous, SwitchoverOutcome(id_, "failed", str(error))
     except YobanError as error:

@@ -45,7 +45,7 @@ from yoban.model.resource import RESTART, SWITCHOVER
 from yoban.plugins.registry import Registry
 from yoban.reconcilers.database.admit import Admitted, OperatorFacts, admit, names_of
 from yoban.reconcilers.database.builders import document as documents
-from yoban.reconcilers.database.builders.lease import lease, reign
+from yoban.reconcilers.database.builders.lease import Asked, lease, reign
 from yoban.reconcilers.database.builders.networkpolicy import network_policy
 from yoban.reconcilers.database.builders.pdb import disruption_budget
 from yoban.reconcilers.database.builders.rbac import role, role_binding, service_account
@@ -180,18 +180,18 @@ class DatabaseReconciler:
         authority, credentials = await self._keys.authority(admitted, obj, now)
         await self._keys.accounts(admitted, obj)
         await self._ensure_stores(admitted, references, observed, obj)
-        observed, decided = await self._members(admitted, observed, obj)
+        observed, decided, asked = await self._members(admitted, observed, obj)
         await self._succeed(admitted, observed, decided, obj)
         numbers = decided.membership.numbers
         await self._ensure(ROLE, role(admitted.names, admitted.engine.name, numbers), obj)
         # After the Role: whoever may not escalate cannot bind a Role that the API server does not know.
         await self._ensure(ROLE_BINDING, role_binding(admitted.names, admitted.engine.name), obj)
-        operations = self._operate(admitted, observed, decided, obj)
+        operations = self._operate(admitted, observed, decided, asked, obj)
         document = await self._document(admitted, observed, decided, operations, references, obj, now)
         self._inform(admitted, document, references, credentials)
         built = Built()
         if not decided.data_lost:
-            await self._instances.volumes(admitted, observed, decided.membership, obj, built)
+            await self._instances.volumes(admitted, observed, decided.membership, asked, obj, built)
             for number in sorted(set(numbers) - set(built.refused)):
                 with built.member(number):
                     await self._keys.certificates(admitted, obj, number, authority, now)
@@ -249,20 +249,22 @@ class DatabaseReconciler:
             if not broken or cached is None:
                 await self._writer.ensure(SECRET, store_secret(names, engine, name, store), cached, obj)
 
-    async def _members(self, admitted: Admitted, observed: Observed, obj: Obj) -> tuple[Observed, MembershipPlan]:
-        """Decide which instances exist, and write it down before anything is made of it."""
+    async def _members(
+        self, admitted: Admitted, observed: Observed, obj: Obj
+    ) -> tuple[Observed, MembershipPlan, Asked]:
+        """Decide which instances exist, and write it down before anything is made of it; so too what was asked for."""
         names, wanted = admitted.names, admitted.database.spec.instances
-        decided = self._plan(admitted, observed, wanted)
-        if decided.membership != observed.membership or observed.lease is None:
+        decided, asked = self._plan(admitted, observed, wanted), _asked(obj, observed)
+        if decided.membership != observed.membership or asked != observed.asked or observed.lease is None:
             # Numbers are given out now: a cache must not be behind.
             observed = await self._gatherer.gather(names, sure=True)
-            decided = self._plan(admitted, observed, wanted)
-        desired = lease(names, admitted.engine.name, decided.membership)
+            decided, asked = self._plan(admitted, observed, wanted), _asked(obj, observed)
+        desired = lease(names, admitted.engine.name, decided.membership, asked)
         cached = observed.lease
         if cached is None and observed.initialized:
             cached = await self._restore_lease(admitted, desired, observed, obj)
         await self._writer.ensure(LEASE, desired, cached, obj)
-        return observed, decided
+        return observed, decided, asked
 
     def _plan(self, admitted: Admitted, observed: Observed, wanted: int) -> MembershipPlan:
         if admitted.database.spec.paused and observed.membership.numbers:
@@ -310,7 +312,9 @@ class DatabaseReconciler:
             known = self._pulses[key] = (pulse, now)
         return now - known[1]
 
-    def _operate(self, admitted: Admitted, observed: Observed, decided: MembershipPlan, obj: Obj) -> Operations:
+    def _operate(
+        self, admitted: Admitted, observed: Observed, decided: MembershipPlan, asked: Asked, obj: Obj
+    ) -> Operations:
         notes = annotations_of(obj)
         numbers = decided.membership.numbers
         existing = tuple(number for number in numbers if number in observed.stateful_sets)
@@ -322,7 +326,7 @@ class DatabaseReconciler:
             numbers=numbers,
             generation=generation_of(obj),
             restart=notes.get(RESTART, ""),
-            switchover=notes.get(SWITCHOVER),
+            asked=asked,
             outdated=outdated,
             template=template_digest(self._instances.desired(admitted, observed, existing[0]))[:8],
             leaving=decided.leaving,
@@ -537,6 +541,11 @@ class DatabaseReconciler:
         self._told.pop(key, None)
         self._last_told.pop(key, None)
         self._pulses.pop(key, None)
+
+
+def _asked(obj: Obj, observed: Observed) -> Asked:
+    """The owner's switchover request."""
+    return observed.asked.seen(annotations_of(obj).get(SWITCHOVER), observed.switchover_begun)
 
 
 def _unresolved(admitted: Admitted) -> ArchiveDocument | None:

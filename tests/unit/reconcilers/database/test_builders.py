@@ -15,7 +15,7 @@ from yoban.model.instance import InstanceDocument, LeaseDocument, StoreDocument
 from yoban.reconcilers.database.builders import document as documents
 from yoban.reconcilers.database.builders import secrets, statefulset
 from yoban.reconcilers.database.builders.blueprint import Blueprint, Placement, Runtime, VolumeSpec
-from yoban.reconcilers.database.builders.lease import Membership, lease, reign
+from yoban.reconcilers.database.builders.lease import Asked, Membership, lease, reign
 from yoban.reconcilers.database.builders.names import Names
 from yoban.reconcilers.database.builders.networkpolicy import network_policy
 from yoban.reconcilers.database.builders.pdb import disruption_budget
@@ -377,7 +377,7 @@ def test_spoilt_annotations_never_lower_the_number() -> None:
 
 
 def test_the_operator_writes_nothing_of_the_leases_spec(names: Names) -> None:
-    assert "spec" not in lease(names, "keeper", Membership())
+    assert "spec" not in lease(names, "keeper", Membership(), Asked())
 
 
 def test_the_reign_is_what_agents_note() -> None:

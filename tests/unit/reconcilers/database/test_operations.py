@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from yoban.model.control import AgentStatus, ReplicaState, ServerState, SwitchoverState
 from yoban.model.instance import InstanceDocument, LeaseDocument, Member, SwitchoverDocument
+from yoban.reconcilers.database.builders.lease import Asked
 from yoban.reconcilers.database.builders.names import Names
 from yoban.reconcilers.database.observed import Observed
 from yoban.reconcilers.database.operations import Wishes, operate, primary_first
@@ -179,7 +180,9 @@ def test_nobody_can_take_over_so_the_rollout_waits() -> None:
 )
 def test_the_outcome_is_what_agents_tell(states: list[str], expected: str) -> None:
     words = [agent(n, switchover=SwitchoverState(id="orders-2", state=s)) for n, s in enumerate(states, 1)]
-    decided = operate(observed(*words, agent(3), begun="orders-2"), replace(WISHES, switchover="orders-2"))
+    decided = operate(
+        observed(*words, agent(3), begun="orders-2"), replace(WISHES, asked=Asked(1, "orders-2", begun=True))
+    )
     assert decided.outcome is not None
     assert decided.outcome.state == expected
 
@@ -187,7 +190,9 @@ def test_the_outcome_is_what_agents_tell(states: list[str], expected: str) -> No
 @pytest.mark.parametrize("state", ["done", ""])
 def test_a_switchover_is_done_only_when_clients_get_to_the_new_primary(state: str) -> None:
     words = [agent(n, switchover=SwitchoverState(id="orders-1", state=state)) for n in (1, 2, 3)]
-    decided = operate(observed(*words, begun="orders-1", served=False), replace(WISHES, switchover="orders-1"))
+    decided = operate(
+        observed(*words, begun="orders-1", served=False), replace(WISHES, asked=Asked(1, "orders-1", begun=True))
+    )
     assert decided.outcome is not None
     assert decided.outcome.state == "running"
     assert "orders-1 reigns" in decided.outcome.message
@@ -195,7 +200,7 @@ def test_a_switchover_is_done_only_when_clients_get_to_the_new_primary(state: st
 
 def test_a_switchover_waits_for_a_replica_that_lags() -> None:
     lags = ServerState(role="primary", replicas=[ReplicaState(name="orders-2", streaming=True, lag_seconds=99.0)])
-    decided = operate(observed(agent(1, server=lags), agent(2), agent(3)), replace(WISHES, switchover="orders-2"))
+    decided = operate(observed(agent(1, server=lags), agent(2), agent(3)), replace(WISHES, asked=Asked(1, "orders-2")))
     assert decided.switchover is None
     assert decided.outcome is not None
     assert decided.outcome.state == "waiting"
@@ -206,24 +211,44 @@ def test_a_switchover_waits_for_a_replica_that_lags() -> None:
 def test_a_primary_that_cannot_tell_how_far_replicas_are_leaves_it_to_them(behind: float | None, begun: bool) -> None:
     sees = ServerState(role="primary", replicas=[ReplicaState(name="orders-2", streaming=True, lag_seconds=None)])
     told = agent(2, server=ServerState(role="replica", lag_seconds=behind))
-    decided = operate(observed(agent(1, server=sees), told, agent(3)), replace(WISHES, switchover="orders-2"))
+    decided = operate(observed(agent(1, server=sees), told, agent(3)), replace(WISHES, asked=Asked(1, "orders-2")))
     assert (decided.switchover is not None) is begun
+
+
+def test_each_turn_of_the_annotation_is_a_request_of_its_own() -> None:
+    first = Asked().seen("", "")
+    assert (first.id, first.begun) == ("best", False)
+    done = first.seen("", "best")
+    assert done.begun
+    assert done.seen("", "update-abc-orders-3") == done, "what others begin makes it no new request"
+    assert done.seen(None, "best").id == ""
+    again = done.seen(None, "best").seen("", "best")
+    assert (again.id, again.begun) == ("best#2", False)
+    other = done.seen("orders-1@tuesday", "best")
+    assert (other.id, other.begun) == ("orders-1@tuesday#2", False)
+    assert other.seen("orders-1@tuesday", other.id).begun
+
+
+@pytest.mark.parametrize("asked", [Asked(), Asked(2, None), Asked(3, "orders-1", begun=True)])
+def test_what_was_asked_is_read_from_the_lease_as_it_was_written(asked: Asked) -> None:
+    assert Asked.parse(asked.annotations()) == asked
+    assert Asked.parse({"yoban.dev/switchover-asked": "{"}) == Asked()
 
 
 def test_a_target_that_left_is_chosen_anew() -> None:
     doc = document(switchover=SwitchoverDocument(id="best", target="orders-9"))
-    decided = operate(observed(doc=doc), replace(WISHES, switchover=""))
+    decided = operate(observed(doc=doc), replace(WISHES, asked=Asked(1, "")))
     assert decided.switchover == SwitchoverDocument(id="best", target="orders-2")
 
 
 def test_a_choice_once_made_is_kept() -> None:
     doc = document(switchover=SwitchoverDocument(id="best", target="orders-3"))
-    decided = operate(observed(doc=doc), replace(WISHES, switchover=""))
+    decided = operate(observed(doc=doc), replace(WISHES, asked=Asked(1, "")))
     assert decided.switchover == doc.switchover
 
 
 def test_paused_begins_nothing() -> None:
-    decided = operate(observed(), replace(WISHES, switchover="orders-2", restart="r1", leaving=1, paused=True))
+    decided = operate(observed(), replace(WISHES, asked=Asked(1, "orders-2"), restart="r1", leaving=1, paused=True))
     assert decided.switchover is None
     assert decided.restarts == {}
     assert decided.outcome is not None

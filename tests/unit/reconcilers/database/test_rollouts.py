@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from yoban.kube.objects import annotations_of
 from yoban.kube.resource import (
     LEASE,
@@ -91,6 +92,41 @@ async def test_switchover_to_nobody_in_particular_takes_the_best(world: World) -
     await world.settle()
     assert world.status["primary"] == "orders-2"
     assert world.status["switchover"]["id"] == "best"
+
+
+async def test_bug_a_switchover_was_carried_out_again_after_each_rolling_update(world: World) -> None:
+    world.make()
+    await world.settle()
+    world.annotate(switchover="orders-2")
+    await world.settle()
+    assert world.status["primary"] == "orders-2"
+    world.change(lambda obj: obj["spec"].update(resources={"limits": {"memory": "3Gi"}}))
+    await world.settle()
+    lease = annotations_of(world.server.find(LEASE, NAMESPACE, "orders-primary") or {})
+    assert lease["yoban.dev/switchover"].startswith("update-")
+    assert lease["yoban.dev/term"] == "3", "one switchover for the request, one for the update"
+    assert world.status["primary"] != "orders-2"
+    assert world.status["switchover"]["state"] == "done"
+
+
+@pytest.mark.parametrize("value", ["", "orders-2"])
+async def test_bug_a_second_request_in_the_words_of_the_first_was_never_carried_out(world: World, value: str) -> None:
+    world.make()
+    await world.settle()
+    world.annotate(switchover=value)
+    await world.settle()
+    assert world.status["primary"] == "orders-2"
+    world.change(lambda obj: obj["metadata"]["annotations"].pop("yoban.dev/switchover"), spec=False)
+    await world.settle()
+    world.annotate(switchover=value)
+    await world.settle()
+    term = annotations_of(world.server.find(LEASE, NAMESPACE, "orders-primary") or {})["yoban.dev/term"]
+    if value:
+        assert world.status["switchover"]["state"] == "failed", "it reigns already"
+        assert (world.status["primary"], term) == ("orders-2", "2")
+    else:
+        assert (world.status["switchover"]["id"], world.status["switchover"]["state"]) == ("best#2", "done")
+        assert (world.status["primary"], term) == ("orders-1", "3")
 
 
 async def test_switchover_to_somebody_unknown_is_refused(world: World) -> None:

@@ -1,4 +1,4 @@
-"""The Lease of the primary, and the membership that the operator keeps on it.
+"""The Lease of the primary, and what the operator keeps on it: the membership, and the owner's last switchover request.
 
 Guarantees: the operator makes the Lease and never takes it: it writes no field of `spec`. Instance numbers are given
 out here *before* anything of an instance is made, so a crash in between cannot give a number twice; the uid of each
@@ -22,7 +22,11 @@ from yoban.reconcilers.database.builders.names import Names
 
 MEMBERS = "yoban.dev/members"
 """Annotation of the Lease: JSON, instance number to the uid of its data claim ("" while it has none)."""
-REIGN = (LEASE_INITIALIZED, LEASE_TERM)
+ASKED = "yoban.dev/switchover-asked"
+"""Annotation of the Lease: JSON of `Asked`."""
+BEST = "best"
+"""In the id of a switchover request that leaves the choice of the instance to the operator."""
+REIGN = (LEASE_INITIALIZED, LEASE_TERM, ASKED)
 """Marks of the Lease that must survive it, mirrored on the spec ConfigMap. Whose turn it is, is told by the volumes."""
 
 
@@ -68,7 +72,50 @@ class Membership:
         return cls(max([int(last) if last.isdigit() else 0, *volumes]), volumes)
 
 
-def lease(names: Names, engine: str, membership: Membership) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The owner's last switchover request: the annotation as it was seen last.
+
+    An annotation stays where it is, and others switch over, too (a rolling update, say). So a request is one turn of the
+    annotation, to another value or from none to any, has an id of its own, and was begun once for all.
+
+    Attributes:
+        count: how many requests there have been.
+        value: of the annotation, None while there is none.
+        begun: a primary has begun this one.
+    """
+
+    count: int = 0
+    value: str | None = None
+    begun: bool = False
+
+    @property
+    def id(self) -> str:
+        """The id of the request; "" while there is none."""
+        if self.value is None:
+            return ""
+        name = self.value or BEST
+        return f"{name}#{self.count}" if self.count > 1 else name
+
+    def seen(self, value: str | None, begun: str) -> Asked:
+        """After a look at the annotation, and at the id of the switchover that was begun last."""
+        found = self if value == self.value else Asked(self.count + (value is not None), value)
+        return replace(found, begun=found.begun or (found.value is not None and begun == found.id))
+
+    def annotations(self) -> dict[str, str]:
+        """As annotations of the Lease; none before the first request."""
+        return {ASKED: msgspec.json.encode(self).decode()} if self.count else {}
+
+    @classmethod
+    def parse(cls, annotations: Mapping[str, str]) -> Asked:
+        """Read from annotations; what is missing or spoilt reads as nothing asked yet."""
+        try:
+            return msgspec.json.decode(annotations.get(ASKED, "{}"), type=cls)
+        except (msgspec.DecodeError, ValueError):
+            return cls()
+
+
+def lease(names: Names, engine: str, membership: Membership, asked: Asked) -> dict[str, Any]:
     """The operator's part of the Lease, for server-side apply."""
     return {
         "apiVersion": "coordination.k8s.io/v1",
@@ -77,7 +124,7 @@ def lease(names: Names, engine: str, membership: Membership) -> dict[str, Any]:
             "name": names.lease,
             "namespace": names.namespace,
             "labels": names.labels(engine),
-            "annotations": membership.annotations(),
+            "annotations": {**membership.annotations(), **asked.annotations()},
         },
     }
 
