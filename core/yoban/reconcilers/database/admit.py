@@ -99,6 +99,23 @@ def admit(database: Database, registry: Registry, operator: OperatorFacts) -> Ad
     return Admitted(database, engine, source, blueprint, _target(database, engine))
 
 
+def check_version(admitted: Admitted, before: str) -> None:
+    """Check that data which exists, made for version `before`, is not to be run by another one.
+
+    Raises:
+        Unsupported: it is (`VersionChangeUnsupported`); nothing may be rolled out: no server would start on the data.
+    """
+    wanted = admitted.blueprint.version
+    if before and before != wanted:
+        raise Unsupported(
+            f"version {before} cannot be changed to {wanted} in place",
+            object=str(admitted.database),
+            cause="servers of another version do not start on this data",
+            fix=f"set spec.version and spec.image back to {before}; load a dump into a new Database to change it",
+            reason="VersionChangeUnsupported",
+        )
+
+
 def _check_config(database: Database, engine: Engine) -> None:
     wrong = faults(database.spec.engine_config, engine.config_schema())
     if wrong:

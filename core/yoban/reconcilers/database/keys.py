@@ -15,6 +15,7 @@ from yoban.kube.resource import CONFIG_MAP, SECRET
 from yoban.reconcilers.database.admit import Admitted
 from yoban.reconcilers.database.builders import secrets
 from yoban.reconcilers.database.builders.document import ca_config_map
+from yoban.reconcilers.database.builders.names import Names
 from yoban.reconcilers.database.caches import Caches
 from yoban.reconcilers.database.ports import Credentials
 from yoban.reconcilers.database.writer import Writer, ours
@@ -32,6 +33,12 @@ class Keys:
         self._writer = writer
         self._caches = caches
         self._namespace = operator_namespace
+
+    def known(self, names: Names) -> Credentials | None:
+        """What agents are reached with, as the cache knows it; None when it does not (yet). Writes nothing."""
+        entries = secrets.decode(self._caches.authorities.get(ObjectKey(self._namespace, names.ca)))
+        ca, certificate, key = (entries.get(name, "") for name in ("ca.crt", "operator.crt", "operator.key"))
+        return Credentials(ca, certificate, key) if ca and certificate and key else None
 
     async def accounts(self, admitted: Admitted, owner: Obj) -> dict[str, str]:
         """Passwords by purpose, and the connection Secret."""

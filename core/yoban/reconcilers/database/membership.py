@@ -43,6 +43,10 @@ def plan(observed: Observed, wanted: int) -> MembershipPlan:
     lost = {number for number in membership.numbers if number not in fresh and _lost(observed, membership, number)}
     initialized = observed.initialized
     if initialized and _nobody_has_data(observed, membership, fresh, lost):
+        for number in [number for number in lost if _brought_back(observed, number)]:
+            membership = membership.made(number, observed.claims[number].uid)
+            lost.discard(number)
+    if initialized and _nobody_has_data(observed, membership, fresh, lost):
         why = "no volume holds the data any more; nothing is made in its place"
         return MembershipPlan(membership, data_lost=True, why=(why,))
     if initialized and observed.primary is None:
@@ -86,6 +90,12 @@ def _noted(observed: Observed) -> Membership:
 def _lost(observed: Observed, membership: Membership, number: int) -> bool:
     found = observed.claims.get(number)
     return found is None or found.uid != membership.volumes[number]
+
+
+def _brought_back(observed: Observed, number: int) -> bool:
+    """Whether a claim that was made anew, after all were lost, has the data: on the volume of before, as its agent tells."""
+    found, agent = observed.claims.get(number), observed.agent(number)
+    return found is not None and not found.deleting and agent is not None and agent.data == "ready"
 
 
 def _doomed(observed: Observed, membership: Membership, number: int) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from yoban.domain.candidates import Candidate, choose, target_of
-from yoban.domain.rollout import Action, Running, next_step
+from yoban.domain.rollout import Action, Next, Running, next_step
 from yoban.errors import InvalidInput, YobanError
 from yoban.model.instance import SwitchoverDocument
 from yoban.plugins import Engine
@@ -99,6 +99,10 @@ def operate(observed: Observed, wishes: Wishes) -> Operations:
     ]
     step = next_step(running, paused=wishes.paused)
     replace: int | None = None
+    handing_over = outcome is not None and outcome.state == "running"
+    if handing_over and any(candidate.name == step.instance and candidate.ready for candidate in candidates.values()):
+        # Whoever hands over or takes over must not be taken away meanwhile; what does not run may be.
+        step = Next(Action.WAIT, step.instance, "a switchover is under way")
     activity = f"switching over: {outcome.message}" if outcome is not None and outcome.state == "running" else ""
     subject = names.number(step.instance)
     if step.action is Action.WAIT:
@@ -213,6 +217,8 @@ def _requested(
     id_ = wishes.asked.id
     if wishes.asked.begun:
         return previous, _outcome(observed, id_)
+    if wishes.asked.refused:
+        return previous, SwitchoverOutcome(id_, "failed", wishes.asked.refused)
     if previous is not None and previous.id == id_:
         if any(item.name == previous.target and not item.primary for item in candidates):
             return previous, SwitchoverOutcome(id_, "running", f"to {previous.target}")

@@ -9,7 +9,7 @@ StatefulSets. Never waits for an agent or a store.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
@@ -43,9 +43,10 @@ from yoban.model.database import FINALIZER, Database
 from yoban.model.instance import LEASE_POSITION, LEASE_SUCCESSOR, ArchiveDocument, InstanceDocument, LeaseDocument
 from yoban.model.resource import RESTART, SWITCHOVER
 from yoban.plugins.registry import Registry
-from yoban.reconcilers.database.admit import Admitted, OperatorFacts, admit, names_of
+from yoban.reconcilers.database.admit import Admitted, OperatorFacts, admit, check_version, names_of
 from yoban.reconcilers.database.builders import document as documents
 from yoban.reconcilers.database.builders.lease import Asked, lease, reign
+from yoban.reconcilers.database.builders.names import Names
 from yoban.reconcilers.database.builders.networkpolicy import network_policy
 from yoban.reconcilers.database.builders.pdb import disruption_budget
 from yoban.reconcilers.database.builders.rbac import role, role_binding, service_account
@@ -53,18 +54,20 @@ from yoban.reconcilers.database.builders.secrets import store_secret
 from yoban.reconcilers.database.builders.services import services
 from yoban.reconcilers.database.builders.statefulset import template_digest
 from yoban.reconcilers.database.caches import Caches
+from yoban.reconcilers.database.events import Events, Tell
 from yoban.reconcilers.database.gather import Gatherer
 from yoban.reconcilers.database.instances import Built, Instances
 from yoban.reconcilers.database.keys import Keys
 from yoban.reconcilers.database.membership import MembershipPlan, plan
 from yoban.reconcilers.database.observed import INITIALIZED_NOTE, Observed
 from yoban.reconcilers.database.operations import Operations, Wishes, operate, primary_first
+from yoban.reconcilers.database.pods import Podless
 from yoban.reconcilers.database.ports import Agents, Catalogued, Catalogues, Credentials, Stores
 from yoban.reconcilers.database.references import References, Resolver
 from yoban.reconcilers.database.report import Told, ended, status
 from yoban.reconcilers.database.story import tidings
 from yoban.reconcilers.database.succession import heir
-from yoban.reconcilers.database.teardown import Teardown
+from yoban.reconcilers.database.teardown import Progress, Teardown
 from yoban.reconcilers.database.writer import FIELD_MANAGER, Writer, ours
 from yoban.reconcilers.kinds import DATABASE
 from yoban.runtime import Result
@@ -75,19 +78,10 @@ SOON = 10.0
 """Seconds until another look while something is under way or wrong."""
 LATER = 30.0
 """Seconds until another look at a Database that is well: its figures move on."""
-RECORDED = {
-    "ReplicaBroken": " cannot follow: ",
-    "ArchiveFailing": ": ",
-    "ServerProblem": ": ",
-    "LogFilling": ": ",
-    "LogNearlyFull": ": ",
-}
-"""What agents tell that is an event, too, each time that it begins: its reason, and what follows the instance's name."""
+HEARING = 15.0
+"""Seconds within which an agent that answers has been heard, by a process that has just begun to ask it."""
 RESTART_ORDER = "yoban.dev/restart-order"
 """Annotation of the spec ConfigMap: `primary` or `replicas`, who restarts first for the last change of settings."""
-
-Tell = Callable[[Obj, str, str, bool], None]
-"""(object, reason, note, warning): records an event; never blocks."""
 
 
 class DatabaseReconciler:
@@ -113,7 +107,7 @@ class DatabaseReconciler:
         self._operator = operator
         self._agents = agents
         self._catalogues = catalogues
-        self._tell_event = tell
+        self._events = Events(tell)
         self._verdict = verdict or (lambda key: None)
         self._clock = clock or SystemClock()
         writer = Writer(client, Applier(client, FIELD_MANAGER))
@@ -126,9 +120,10 @@ class DatabaseReconciler:
         self._instances = Instances(writer, caches, operator)
         self._teardown = Teardown(writer, caches, self._instances, operator.namespace)
         self._figures_at: dict[ObjectKey, datetime] = {}
-        self._told: dict[ObjectKey, set[str]] = {}
         self._last_told: dict[ObjectKey, dict[str, Any]] = {}
         self._pulses: dict[ObjectKey, tuple[str, float]] = {}
+        self._taking_away: dict[ObjectKey, float] = {}
+        self._podless = Podless(self._clock)
 
     async def reconcile(self, key: ObjectKey) -> Result | None:
         """Bring one Database a step closer to what it is to be. May be called at any time, also for what is gone."""
@@ -154,7 +149,7 @@ class DatabaseReconciler:
                 raise  # it passes by itself
             await self._tell_end(obj, database, error)
             if isinstance(error, Terminal):
-                self._event(obj, error.reason, str(error), warning=True)
+                self._events.tell(obj, error.reason, str(error), warning=True)
                 return Result(requeue_after=LATER)
             raise
 
@@ -164,6 +159,8 @@ class DatabaseReconciler:
         now = self._clock.now()
         admitted = admit(database, self._registry, self._operator)
         observed = await self._gatherer.gather(admitted.names)
+        if observed.initialized and observed.document is not None:
+            check_version(admitted, observed.document.version)
         references = await self._resolver.resolve(admitted, initialized=observed.initialized)
         faults = [*references.faults, *references.restore_faults]
         if faults and not observed.initialized and observed.document is None:
@@ -187,6 +184,7 @@ class DatabaseReconciler:
         # After the Role: whoever may not escalate cannot bind a Role that the API server does not know.
         await self._ensure(ROLE_BINDING, role_binding(admitted.names, admitted.engine.name), obj)
         operations = self._operate(admitted, observed, decided, asked, obj)
+        asked = await self._refuse(admitted, decided, operations, asked, obj)
         document = await self._document(admitted, observed, decided, operations, references, obj, now)
         self._inform(admitted, document, references, credentials)
         built = Built()
@@ -202,10 +200,10 @@ class DatabaseReconciler:
         faults += built.faults
         catalogued = self._catalogued(admitted, references)
         for reason, note in built.events:
-            self._event(obj, reason, note)
-        self._tell_problems(observed, numbers, obj)
+            self._events.tell(obj, reason, note)
+        self._events.problems(obj, observed, numbers)
         if decided.data_lost:
-            self._event(obj, "DataLost", "; ".join(decided.why), warning=True, once=True)
+            self._events.tell(obj, "DataLost", "; ".join(decided.why), warning=True, once=True)
         for refused in built.refused.values():
             raise refused
         told = Told(
@@ -221,6 +219,7 @@ class DatabaseReconciler:
             store=_store_of(references),
             verdict=self._verdict(ObjectKey(admitted.names.namespace, admitted.names.database)),
             paused=database.spec.paused,
+            podless=self._podless.of(ObjectKey(admitted.names.namespace, admitted.names.database), observed, numbers),
         )
         well = await self._report(obj, told)
         return Result(requeue_after=LATER if well else SOON)
@@ -279,7 +278,7 @@ class DatabaseReconciler:
         marks.setdefault(INITIALIZED_NOTE, names.incarnation)
         body = prepare(desired, owner=obj)
         body["metadata"] = {**body["metadata"], "annotations": {**body["metadata"]["annotations"], **marks}}
-        self._event(obj, "LeaseRestored", f"Lease {names.lease} was gone and is made anew", warning=True)
+        self._events.tell(obj, "LeaseRestored", f"Lease {names.lease} was gone and is made anew", warning=True)
         return await self._client.create(LEASE, body, field_manager=f"{FIELD_MANAGER}-restore")
 
     async def _succeed(self, admitted: Admitted, observed: Observed, decided: MembershipPlan, obj: Obj) -> None:
@@ -302,7 +301,9 @@ class DatabaseReconciler:
             resource_version=resource_version_of(lease_now),
         )
         lost = admitted.names.instance(decided.leaving)
-        self._event(obj, "PrimaryLost", f"the volume of {lost} is gone; {found.instance} takes over", warning=True)
+        self._events.tell(
+            obj, "PrimaryLost", f"the volume of {lost} is gone; {found.instance} takes over", warning=True
+        )
 
     def _quiet(self, key: ObjectKey, lease_now: Obj) -> float:
         """Seconds since the Lease was first seen to be as it is."""
@@ -334,6 +335,17 @@ class DatabaseReconciler:
             paused=admitted.database.spec.paused,
         )
         return operate(observed, wishes)
+
+    async def _refuse(
+        self, admitted: Admitted, decided: MembershipPlan, operations: Operations, asked: Asked, obj: Obj
+    ) -> Asked:
+        """Note that the owner's request cannot be: what is told as failed must not be carried out weeks later."""
+        outcome = operations.outcome
+        if outcome is None or outcome.state != "failed" or asked.begun or asked.refused:
+            return asked
+        asked = replace(asked, refused=outcome.message)
+        await self._ensure(LEASE, lease(admitted.names, admitted.engine.name, decided.membership, asked), obj)
+        return asked
 
     async def _document(
         self,
@@ -383,7 +395,7 @@ class DatabaseReconciler:
         await self._ensure(CONFIG_MAP, documents.spec_config_map(admitted.blueprint, document, notes), obj)
         if previous is not None and document.switchover not in (None, previous.switchover):
             assert document.switchover is not None
-            self._event(obj, "Switchover", f"{document.switchover.target} is to become the primary")
+            self._events.tell(obj, "Switchover", f"{document.switchover.target} is to become the primary")
         return document
 
     async def _remove_former(self, admitted: Admitted, numbers: tuple[int, ...], obj: Obj) -> None:
@@ -395,7 +407,7 @@ class DatabaseReconciler:
         sure = await self._gatherer.gather(names, sure=True)
         spared = {*numbers, *sure.membership.numbers, *((sure.primary,) if sure.primary is not None else ())}
         for name in await self._instances.remove_former(names, key, tuple(spared)):
-            self._event(obj, "InstanceRemoved", f"instance {name} is being removed", once=True)
+            self._events.tell(obj, "InstanceRemoved", f"instance {name} is being removed", once=True)
 
     async def _replace(self, admitted: Admitted, observed: Observed, operations: Operations, obj: Obj) -> None:
         number = operations.replace
@@ -403,7 +415,7 @@ class DatabaseReconciler:
             return
         pod = observed.pods.get(number)
         if pod is not None and await self._writer.delete(POD, pod):
-            self._event(obj, "PodReplaced", f"the Pod of {admitted.names.instance(number)} is replaced")
+            self._events.tell(obj, "PodReplaced", f"the Pod of {admitted.names.instance(number)} is replaced")
 
     async def _replace_tokenless(
         self, admitted: Admitted, observed: Observed, numbers: tuple[int, ...], obj: Obj
@@ -412,7 +424,7 @@ class DatabaseReconciler:
         for pod in self._instances.tokenless(admitted, observed, numbers):
             if await self._writer.delete(POD, pod):
                 note = f"Pod {name_of(pod)} is replaced: its ServiceAccount was deleted, and its token with it"
-                self._event(obj, "TokenLost", note, warning=True)
+                self._events.tell(obj, "TokenLost", note, warning=True)
 
     def _inform(
         self, admitted: Admitted, document: InstanceDocument, references: References, credentials: Credentials
@@ -428,6 +440,12 @@ class DatabaseReconciler:
         key = ObjectKey(names.namespace, names.database)
         return self._catalogues.look(key, references.store, names.repository, admitted.engine)
 
+    def _watch(self, names: Names, observed: Observed) -> None:
+        """Keep an eye on its agents in a pass that does not get as far as `_inform`, the first of a process included."""
+        credentials = self._keys.known(names)
+        if observed.document is not None and observed.document.members and credentials is not None:
+            self._agents.observe(ObjectKey(names.namespace, names.database), observed.document.members, credentials)
+
     # -- taking away -------------------------------------------------------------------------------------------------
 
     async def _take_away(self, obj: Obj, database: Database) -> Result | None:
@@ -435,7 +453,11 @@ class DatabaseReconciler:
             return None
         names = names_of(database)
         observed = await self._gatherer.gather(names)
-        progress = await self._teardown.step(database, names, observed)
+        self._watch(names, observed)
+        if self._unheard(names, observed):
+            progress = Progress(waiting="its primary is asked whether everything is stored")
+        else:
+            progress = await self._teardown.step(database, names, observed)
         if progress.done:
             await self._finalizer.remove(obj)
             self._forget(ObjectKey(names.namespace, names.database))
@@ -451,8 +473,16 @@ class DatabaseReconciler:
         )
         await self._report(obj, told)
         if progress.fault is not None:
-            self._event(obj, progress.fault.reason, str(progress.fault), warning=True, once=True)
+            self._events.tell(obj, progress.fault.reason, str(progress.fault), warning=True, once=True)
         return Result(requeue_after=SOON)
+
+    def _unheard(self, names: Names, observed: Observed) -> bool:
+        """Whether a process that has just begun to look may still hear from the primary."""
+        now = self._clock.monotonic()
+        since = self._taking_away.setdefault(ObjectKey(names.namespace, names.database), now)
+        if observed.primary is None or observed.primary not in observed.pods:
+            return False
+        return observed.agent(observed.primary) is None and now - since < HEARING
 
     # -- telling -----------------------------------------------------------------------------------------------------
 
@@ -476,7 +506,9 @@ class DatabaseReconciler:
 
     async def _known(self, told: Told, database: Database) -> Told:
         """Add what is known in spite of an error, so that a status loses nothing that was in it."""
-        observed = await self._gatherer.gather(names_of(database))
+        names = names_of(database)
+        observed = await self._gatherer.gather(names)
+        self._watch(names, observed)
         told = replace(told, observed=observed, members=observed.membership.numbers)
         if told.deleting:
             return told
@@ -508,39 +540,19 @@ class DatabaseReconciler:
             log.info("%s: %s", key, wanted["conditions"][0]["message"])
             # The cache may still be behind the last write: nothing is told twice.
             for one in tidings(self._last_told.get(key) or obj.get("status") or {}, wanted):
-                self._event(obj, one.reason, one.note, warning=one.warning)
+                self._events.tell(obj, one.reason, one.note, warning=one.warning)
             self._last_told[key] = wanted
         return bool(wanted["phase"] == "Running" and not told.faults)
-
-    def _tell_problems(self, observed: Observed, numbers: Iterable[int], obj: Obj) -> None:
-        """Record what agents tell of their instances, once each time that it begins."""
-        told = self._told.setdefault(ObjectKey(obj["metadata"]["namespace"], obj["metadata"]["name"]), set())
-        for number in numbers:
-            agent = observed.agent(number)
-            name = observed.names.instance(number)
-            for problem in agent.problems if agent is not None else ():
-                if problem.reason in RECORDED and (mark := f"{problem.reason} {name} {problem.since}") not in told:
-                    told.add(mark)
-                    text = "; ".join(part for part in (problem.message, problem.fix) if part)
-                    self._event(obj, problem.reason, f"{name}{RECORDED[problem.reason]}{text}", warning=True)
-
-    def _event(self, obj: Obj, reason: str, note: str, *, warning: bool = False, once: bool = False) -> None:
-        key = ObjectKey(obj["metadata"]["namespace"], obj["metadata"]["name"])
-        if once:
-            told = self._told.setdefault(key, set())
-            if f"{reason} {note}" in told:
-                return
-            told.add(f"{reason} {note}")
-        if self._tell_event is not None:
-            self._tell_event(obj, reason, note, warning)
 
     def _forget(self, key: ObjectKey) -> None:
         self._agents.forget(key)
         self._catalogues.forget(key)
         self._figures_at.pop(key, None)
-        self._told.pop(key, None)
+        self._events.forget(key)
         self._last_told.pop(key, None)
         self._pulses.pop(key, None)
+        self._taking_away.pop(key, None)
+        self._podless.forget(key)
 
 
 def _asked(obj: Obj, observed: Observed) -> Asked:

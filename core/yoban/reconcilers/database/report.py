@@ -24,7 +24,7 @@ from yoban.plugins.registry import Source
 from yoban.reconcilers.database.admit import Admitted
 from yoban.reconcilers.database.observed import Observed
 from yoban.reconcilers.database.operations import Operations
-from yoban.reconcilers.database.pods import pod_fault
+from yoban.reconcilers.database.pods import not_made, pod_fault
 from yoban.reconcilers.database.ports import Catalogued
 
 KNOWN = ("Ready", "Archiving", "Recoverable")
@@ -66,6 +66,8 @@ class Told:
         store: name of the ObjectStore of its policy, "" for none.
         activity: what is under way besides.
         deleting: the object is being deleted.
+        paused: nothing planned is begun.
+        podless: members that have had no Pod for longer than one takes to be made.
     """
 
     wanted: int
@@ -82,6 +84,7 @@ class Told:
     activity: str = ""
     deleting: bool = False
     paused: bool = False
+    podless: frozenset[int] = frozenset()
 
 
 def ended(error: Exception, told: Told) -> Fault:
@@ -315,6 +318,8 @@ def _instances_faults(told: Told) -> list[Fault]:
     serving = _serving(told)
     for number in told.members:
         agent, pod = observed.agent(number), observed.pods.get(number)
+        if number in told.podless:
+            found.append(replace(not_made(observed.names.instance(number)), blocking=not serving))
         if pod is not None and not observed.ready(number) and (wrong := pod_fault(pod)) is not None:
             found.append(replace(wrong, blocking=not serving))
         if agent is None:

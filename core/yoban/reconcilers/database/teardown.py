@@ -124,5 +124,7 @@ def unarchived(database: Database, observed: Observed) -> Fault | None:
 
 
 def _unknown(give_up: str) -> Fault:
-    why = "the primary does not run, so nobody can tell whether its last commits are stored, and its volume is to go"
+    why = (
+        "the primary is not heard from, so nobody can tell whether its last commits are stored, and its volume is to go"
+    )
     return Fault("WaitingForArchive", why, f"bring it up, {give_up}", terminal=True)

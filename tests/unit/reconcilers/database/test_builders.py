@@ -340,6 +340,7 @@ def test_the_binding_is_of_the_one_account(names: Names) -> None:
 
 def test_one_instance_at_a_time(blueprint: Blueprint) -> None:
     assert disruption_budget(blueprint)["spec"]["maxUnavailable"] == 1
+    assert disruption_budget(blueprint)["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
 
 
 def test_the_control_api_is_for_operator_and_peers(blueprint: Blueprint) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from functools import partial
 
 import pytest
@@ -99,6 +100,44 @@ async def test_all_volumes_deleted_is_data_lost_and_nothing_is_made(world: World
     assert membership(world).numbers == (1, 2, 3)
     assert document(world).founder == ""
     assert world.events.count("DataLost") == 1
+
+
+async def test_bug_volumes_that_were_brought_back_left_the_data_lost_for_ever(world: World) -> None:
+    world.make(instances=1)
+    await world.settle()
+    name = world.names(PERSISTENT_VOLUME_CLAIM)[0]
+    claim = world.server.find(PERSISTENT_VOLUME_CLAIM, NAMESPACE, name)
+    assert claim is not None
+    world.server.remove(PERSISTENT_VOLUME_CLAIM, NAMESPACE, name)
+    said = world.agents.said
+    world.agents.said = {}
+    await world.once()
+    assert world.condition()["reason"] == "DataLost"
+    del claim["metadata"]["uid"]
+    back = world.server.put(PERSISTENT_VOLUME_CLAIM, claim)
+    await world.once()
+    assert world.condition()["reason"] == "DataLost", "a claim alone is no proof"
+    world.agents.said = said
+    await world.settle()
+    assert membership(world).volumes == {1: back["metadata"]["uid"]}
+    assert world.condition()["reason"] == "AllReady"
+
+
+async def test_bug_a_pod_that_the_cluster_refused_was_told_to_nobody(world: World) -> None:
+    world.make()
+    await world.settle()
+    world.refused = {"orders-2-0"}
+    world.server.remove(POD, NAMESPACE, "orders-2-0")
+    world.agents.said.pop("orders-2")
+    await world.settle()
+    assert "makes no Pod" not in world.condition()["message"], "it takes a moment"
+    world.time.time += timedelta(seconds=40)
+    await world.settle()
+    assert (world.condition()["status"], world.condition()["reason"]) == ("True", "Degraded")
+    assert "kubectl describe statefulset orders-2" in world.condition()["message"]
+    world.refused = set()
+    await world.settle()
+    assert world.condition()["reason"] == "AllReady"
 
 
 async def test_data_lost_names_the_restore_to_run(archiving: World) -> None:

@@ -235,6 +235,19 @@ def test_what_was_asked_is_read_from_the_lease_as_it_was_written(asked: Asked) -
     assert Asked.parse({"yoban.dev/switchover-asked": "{"}) == Asked()
 
 
+@pytest.mark.parametrize("restart", ["", "r1"])
+def test_bug_who_was_to_take_over_was_taken_away_in_the_same_pass(restart: str) -> None:
+    outdated = () if restart else (1, 2, 3)
+    wishes = replace(WISHES, asked=Asked(1, "orders-2"), outdated=outdated, restart=restart, template="abc")
+    decided = operate(observed(), wishes)
+    assert decided.switchover == SwitchoverDocument(id="orders-2", target="orders-2")
+    assert decided.replace is None
+    assert not decided.restarts
+    hung = agent(3, ready=False)
+    lost = operate(replace(observed(agent(1), agent(2), hung), pods={**observed().pods, 3: {}}), wishes)
+    assert (lost.replace == 3) is (not restart), "what does not run is replaced all the same"
+
+
 def test_a_target_that_left_is_chosen_anew() -> None:
     doc = document(switchover=SwitchoverDocument(id="best", target="orders-9"))
     decided = operate(observed(doc=doc), replace(WISHES, asked=Asked(1, "")))

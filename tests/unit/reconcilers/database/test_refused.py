@@ -176,6 +176,16 @@ async def test_bug_a_pass_that_ended_unexpectedly_left_a_database_unmanaged_with
     assert world.condition()["reason"] == "AllReady"
 
 
+async def test_bug_agents_of_a_database_whose_spec_is_wrong_were_watched_by_nobody(world: World) -> None:
+    world.make()
+    await world.settle()
+    world.change(lambda obj: obj["spec"].update(settings={"refused": "2"}))
+    world.start()
+    await world.settle(cluster=False)
+    assert world.agents.observed[KEY] == ["orders-1", "orders-2", "orders-3"]
+    assert (world.status["ready"], world.condition()["reason"]) == ("3/3", "SettingRefused")
+
+
 async def test_a_database_that_never_served_says_what_ended_the_pass(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -129,6 +129,35 @@ async def test_bug_a_second_request_in_the_words_of_the_first_was_never_carried_
         assert (world.status["primary"], term) == ("orders-1", "3")
 
 
+async def test_bug_a_request_told_as_failed_was_carried_out_weeks_later(world: World) -> None:
+    world.make()
+    await world.settle()
+    world.annotate(switchover="orders-1")
+    await world.settle()
+    assert world.status["switchover"]["state"] == "failed"
+    world.change(lambda obj: obj["spec"].update(resources={"limits": {"memory": "3Gi"}}))
+    await world.settle()
+    lease = annotations_of(world.server.find(LEASE, NAMESPACE, "orders-primary") or {})
+    assert lease["yoban.dev/term"] == "2", "one switchover, for the update"
+    assert world.status["primary"] != "orders-1"
+    assert world.status["switchover"]["state"] == "failed"
+
+
+async def test_bug_a_change_of_version_was_rolled_out_to_data_that_it_cannot_run(world: World) -> None:
+    world.make()
+    await world.settle()
+    pods = uids(world, POD)
+    world.change(lambda obj: obj["spec"].update(version="1"))
+    await world.settle()
+    assert world.condition()["reason"] == "VersionChangeUnsupported"
+    assert world.status["ready"] == "3/3", "it goes on as it is"
+    assert uids(world, POD) == pods
+    assert document(world).version == "2"
+    world.change(lambda obj: obj["spec"].update(version="2"))
+    await world.settle()
+    assert world.condition()["reason"] == "AllReady"
+
+
 async def test_switchover_to_somebody_unknown_is_refused(world: World) -> None:
     world.make()
     await world.settle()

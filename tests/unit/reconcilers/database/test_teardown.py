@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import msgspec
@@ -206,6 +207,37 @@ async def test_a_primary_that_does_not_run_is_waited_for_only_if_its_volume_is_t
     assert bool(world.names(STATEFUL_SET)) is waits
     if waits:
         assert "nobody can tell" in world.condition()["message"]
+
+
+async def test_bug_a_deletion_begun_before_the_operator_started_waited_for_an_agent_that_nobody_asked(
+    archiving: World,
+) -> None:
+    world = archiving
+    world.make(backup={"policy": "nightly"}, deletionPolicy="Delete", instances=1)
+    await world.settle()
+    archive(world)
+    await world.delete()
+    world.start()
+    await world.once()
+    assert KEY in world.agents.observed
+    assert "nobody can tell" not in world.condition()["message"], "it has just begun to ask"
+    await world.settle()
+    assert gone(world)
+
+
+async def test_a_primary_not_heard_from_since_the_operator_started_is_told_after_a_while(archiving: World) -> None:
+    world = archiving
+    world.make(backup={"policy": "nightly"}, deletionPolicy="Delete", instances=1)
+    await world.settle()
+    await world.delete()
+    world.start()
+    world.agents.said = {}
+    await world.once()
+    assert "asked whether everything is stored" in world.condition()["message"]
+    world.time.time += timedelta(seconds=20)
+    await world.once()
+    assert "nobody can tell" in world.condition()["message"]
+    assert world.names(STATEFUL_SET)
 
 
 async def test_what_was_never_initialised_goes_at_once(archiving: World) -> None:

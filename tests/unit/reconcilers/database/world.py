@@ -85,7 +85,7 @@ class StubAgents:
         self.credentials = credentials
 
     def statuses(self, key: ObjectKey) -> Mapping[str, AgentStatus]:
-        return dict(self.said)
+        return dict(self.said) if key in self.observed else {}
 
     def push(self, key: ObjectKey, push: Push) -> None:
         self.pushed[key] = push
@@ -152,6 +152,8 @@ class World:
         self.runtime = Runtime("registry.test/yoban:1", env={"YOBAN_PLUGINS": "keeper"})
         self.verdict: Any = None
         self.reigned = ""
+        self.refused: set[str] = set()
+        """Pods that an admission policy does not let be made."""
         self.lying: set[Resource] = set()
         """Kinds whose cache shows nothing: it is behind."""
         self.start()
@@ -160,6 +162,7 @@ class World:
 
     def start(self) -> None:
         """A new operator process: empty memory, caches to be filled."""
+        self.agents.observed.clear()
 
         def cache(resource: Resource, **indexers: Any) -> Informer:
             return Informer(self.client, resource, indexers=indexers, detect_mutation=True)
@@ -262,7 +265,7 @@ class World:
                 if v["name"] == "data"
             )
             bound = self.server.find(PERSISTENT_VOLUME_CLAIM, NAMESPACE, claim)
-            if self.server.find(POD, NAMESPACE, name) is None and bound is not None:
+            if self.server.find(POD, NAMESPACE, name) is None and bound is not None and name not in self.refused:
                 template = copy(stateful["spec"]["template"])
                 self.server.put(
                     POD,

@@ -83,11 +83,13 @@ class Asked:
         count: how many requests there have been.
         value: of the annotation, None while there is none.
         begun: a primary has begun this one.
+        refused: why this one cannot be, "" when it can; it stays refused, also when it could be carried out later.
     """
 
     count: int = 0
     value: str | None = None
     begun: bool = False
+    refused: str = ""
 
     @property
     def id(self) -> str:
