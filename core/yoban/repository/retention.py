@@ -9,7 +9,7 @@ rules, never the last usable ones.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -36,7 +36,7 @@ class RetentionPolicy:
     """What must be kept.
 
     Attributes:
-        keep_count: usable base backups to keep at least; None: no rule by count.
+        keep_count: base backups to keep at least, usable and restorable ones alike; None: no rule by count.
         keep_for: how far back the window must reach; None: no rule by age. Without any rule everything is kept.
         grace: time between marking and removing.
     """
@@ -148,22 +148,33 @@ def unreadable(catalog: Catalog) -> str:
 
 
 def wanted(backups: tuple[BackupUse, ...], policy: RetentionPolicy, now: datetime) -> set[str]:
-    """Return the ids that the policy keeps; empty when nothing usable is there, and then nothing may go. Pure."""
+    """Return the ids that the policy keeps; empty when nothing usable is there, and then nothing may go. Pure.
+
+    What lies before a gap in the log, or on a line that was left, can still be restored: it is kept for as long as it was to
+    be kept without the gap. Only what can be restored no more goes with the oldest usable one.
+    """
     usable = [use.summary for use in backups if use.usable]
     if not usable:
         return set()
     if policy.keep_count is None and policy.keep_for is None:
         return {use.summary.id for use in backups}
-    oldest_first = sorted(usable, key=lambda summary: (summary.end_time, summary.id))
+    kept = _newest(usable, policy, now)
+    start = min(summary.end_time for summary in usable if summary.id in kept)
+    kept |= _newest([use.summary for use in backups if use.restorable], policy, now)
+    lost = (use.summary for use in backups if not use.restorable)
+    return kept | {summary.id for summary in lost if summary.end_time > start}
+
+
+def _newest(backups: Sequence[BackupSummary], policy: RetentionPolicy, now: datetime) -> set[str]:
+    """Those of `backups` that are to be kept if there are no others."""
+    oldest_first = sorted(backups, key=lambda summary: (summary.end_time, summary.id))
     kept = {summary.id for summary in oldest_first[-max(1, policy.keep_count or 1) :]}
     if policy.keep_for is not None:
         edge = now - policy.keep_for
         kept |= {summary.id for summary in oldest_first if summary.end_time > edge}
         before = [summary.id for summary in oldest_first if summary.end_time <= edge]
         kept |= set(before[-1:])  # the window reaches back to the edge only from a backup that is older
-    start = min(summary.end_time for summary in oldest_first if summary.id in kept)
-    unusable = (use.summary for use in backups if not use.usable)
-    return kept | {summary.id for summary in unusable if summary.end_time > start}
+    return kept
 
 
 def _log(
@@ -178,6 +189,8 @@ def _log(
         return {}
     first_term = {record.line: record.term for record in reversed(catalog.terms)}
     needed = {use.summary.line for use in staying}
+    if len(needed) > 1 and not needed <= first_term.keys():
+        return {}  # nobody can tell which line came first: the record of a reign was never written
     # Which is the oldest, places in the log tell: the clocks of who made the backups may differ.
     line_of_oldest = min(needed, key=lambda line: (first_term.get(line, 0), line))
     firsts = [(_first(catalog, use.summary, log), use.summary) for use in staying if use.summary.line == line_of_oldest]

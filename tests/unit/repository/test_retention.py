@@ -148,6 +148,26 @@ def test_an_unusable_backup_does_not_count() -> None:
     assert plan(two, RetentionPolicy(keep_count=1)).mark == ("a", "b", "c")
 
 
+def test_bug_one_missing_segment_cost_every_older_backup_that_could_still_be_restored() -> None:
+    gap = {"lines": {"1": names("1", 0, 40, without=(25,))}}  # only d leads to the window's end
+    view = survey(full("a", "b", "c", "d", **gap), LOG, POSITIONS)
+    assert [(use.restorable, use.usable) for use in view.backups] == [(True, False)] * 3 + [(True, True)]
+    by_age = RetentionPolicy(keep_for=timedelta(minutes=650), grace=GRACE)  # edge at minute 350
+    assert plan(full("a", "b", "c", "d", **gap), by_age).mark == ("a", "b"), "as without the gap"
+    everything = RetentionPolicy(keep_count=4)
+    assert plan(full("a", "b", "c", "d", **gap), everything) == plan(full("a", "b", "c", "d"), everything), (
+        "its log, too"
+    )
+    assert plan(full("a", "b", "c", "d", **gap), RetentionPolicy(keep_count=2)).mark == ("a", "b")
+
+
+def test_bug_backups_before_a_reign_without_a_record_went_at_once() -> None:
+    values = forked()  # the reign on line 2 could never write its record: the store was down
+    values["terms"] = tuple(record for record in values["terms"] if record.line != "2")
+    result = plan(catalog(**values), RetentionPolicy(keep_count=10))
+    assert (result.mark, result.remove, result.log) == ((), (), {})
+
+
 def test_log_before_every_backup_goes_line_by_line() -> None:
     values = forked(backups=(summary("b3", end_minute=50, first=7, last=7, line="3"),))
     values["lines"] = {
@@ -206,16 +226,14 @@ def test_failure_19_log_behind_a_backup_that_names_no_segments_stays() -> None:
 
 
 @given(
-    st.lists(st.tuples(st.integers(1, 900), st.booleans()), max_size=8),
+    st.lists(st.tuples(st.integers(1, 900), st.sampled_from(("usable", "restorable", "lost"))), max_size=8),
     st.none() | st.integers(1, 5),
     st.none() | st.integers(1, 900),
 )
-def test_retention_keeps_what_it_promises(
-    shape: list[tuple[int, bool]], count: int | None, minutes: int | None
-) -> None:
+def test_retention_keeps_what_it_promises(shape: list[tuple[int, str]], count: int | None, minutes: int | None) -> None:
     backups = tuple(
-        BackupUse(summary(f"b{number}", end_minute=minute, first=1, last=2), usable, usable)
-        for number, (minute, usable) in enumerate(sorted(shape))
+        BackupUse(summary(f"b{number}", end_minute=minute, first=1, last=2), state != "lost", state == "usable")
+        for number, (minute, state) in enumerate(sorted(shape))
     )
     policy = RetentionPolicy(keep_count=count, keep_for=None if minutes is None else timedelta(minutes=minutes))
     kept = wanted(backups, policy, NOW)
@@ -223,15 +241,16 @@ def test_retention_keeps_what_it_promises(
     if not usable:
         assert kept == set()
         return
-    alive = [use for use in usable if use.id in kept]
-    assert usable[-1].end_time in [use.end_time for use in alive]  # the newest always
-    if count is not None:
-        assert len(alive) >= min(count, len(usable))
-    if minutes is not None:
-        edge = NOW - timedelta(minutes=minutes)
-        assert all(use.id in kept for use in usable if use.end_time > edge)
-        if any(use.end_time <= edge for use in usable):
-            assert any(use.end_time <= edge for use in alive)  # the window reaches back to the edge
+    assert usable[-1].end_time in [use.end_time for use in usable if use.id in kept]  # the newest always
+    for pool in (usable, [use.summary for use in backups if use.restorable]):
+        alive = [use for use in pool if use.id in kept]
+        if count is not None:
+            assert len(alive) >= min(count, len(pool))
+        if minutes is not None:
+            edge = NOW - timedelta(minutes=minutes)
+            assert all(use.id in kept for use in pool if use.end_time > edge)
+            if any(use.end_time <= edge for use in pool):
+                assert any(use.end_time <= edge for use in alive)  # the window reaches back to the edge
 
 
 # Carrying it out, on a store
