@@ -149,6 +149,15 @@ class LogSource(ABC):
             segment_bytes: size of a full segment.
         """
 
+    async def superseded(self, ctx: InstanceContext, name: str) -> bool:
+        """Whether a file that the server wants stored need not be: a later line, which this server follows or writes, holds
+        all that counts in it. The server gets its yes, and the file is not stored; `pending` and `earlier` leave it out.
+
+        Asked for each file that the server's archive command names. The default says no: right for an engine whose files
+        hold nothing past a fork.
+        """
+        return False
+
     async def end_segment(self, ctx: InstanceContext, segment: str) -> None:
         """On a primary: when `segment` is the one being written, end it, so that it becomes complete and pending.
 

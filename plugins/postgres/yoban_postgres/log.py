@@ -13,9 +13,10 @@ from datetime import UTC
 from pathlib import Path
 
 from yoban.errors import IntegrityError, InvalidInput, NotReady
-from yoban.plugins import InstanceContext, LogSource, LogTail, Position, Segment, SegmentKind, SegmentName
+from yoban.plugins import Fork, InstanceContext, LogSource, LogTail, Position, Segment, SegmentKind, SegmentName
 
 from yoban_postgres import controldata, status
+from yoban_postgres.history import parse
 from yoban_postgres.lsn import parse_lsn, segment_after, segment_before, segment_number
 from yoban_postgres.positions import make, split
 from yoban_postgres.segments import HEADER_BYTES, check_header, classify, read_header
@@ -95,6 +96,15 @@ class PostgresLog(LogSource):
             earlier=tuple(item.name.name for item in earlier if _needed(item.name, line, segment)),
         )
 
+    async def superseded(self, ctx: InstanceContext, name: str) -> bool:
+        """See `LogSource.superseded`: the segment in which a line was left.
+
+        A replica is told to archive it like any other ("walreceiver reached the end of the timeline"), and so is a primary
+        that reigned on it. Behind the fork each server's file has other old bytes, so that nobody but the first could store
+        it; the new line's segment of that number holds what lies before the fork.
+        """
+        return await asyncio.to_thread(_superseded, ctx, name)
+
     async def end_segment(self, ctx: InstanceContext, segment: str) -> None:
         """See `LogSource.end_segment`: the switch is made only while `segment` is the one being written."""
         async with self._kept.use(ctx) as connection:
@@ -141,6 +151,38 @@ def _needed(name: SegmentName, line: str, segment: str) -> bool:
     return name.kind is SegmentKind.FULL and name.name < segment
 
 
+def _superseded(ctx: InstanceContext, name: str) -> bool:
+    folder = ctx.data / "pg_wal"
+    try:
+        found, size = classify(name), (folder / name).stat().st_size
+    except (InvalidInput, FileNotFoundError):
+        return False
+    return is_left(found, size, _forks(folder))
+
+
+def _forks(folder: Path) -> list[Fork]:
+    """The forks that lead to the newest line that this server knows: the one that it writes or follows."""
+    newest = max((file.name for file in folder.glob("*.history")), default="")
+    try:
+        return parse((folder / newest).read_text(), newest[:8]) if newest else []
+    except (FileNotFoundError, ValueError):
+        return []
+
+
+def is_left(name: SegmentName, size: int, forks: Sequence[Fork]) -> bool:
+    """Whether a line was left within this segment, or before it. Pure.
+
+    Args:
+        name: of a file of the log.
+        size: bytes of a segment.
+        forks: that lead to the line that counts.
+    """
+    if name.kind is not SegmentKind.FULL:
+        return False
+    number = segment_number(name.name, size)
+    return any(fork.parent == name.line and number >= split(fork.position)[1] // size for fork in forks)
+
+
 def _ready(ctx: InstanceContext) -> list[Segment]:
     folder = ctx.data / "pg_wal"
     found: list[Segment] = []
@@ -156,6 +198,9 @@ def _ready(ctx: InstanceContext) -> list[Segment]:
             found.append(Segment(name, folder / name.name, (folder / name.name).stat().st_size))
         except (InvalidInput, FileNotFoundError):
             continue
+    if any(segment.name.kind is SegmentKind.FULL for segment in found):
+        forks = _forks(folder)
+        found = [segment for segment in found if not is_left(segment.name, segment.size, forks)]
     return sorted(found, key=lambda segment: (_ORDER[segment.name.kind], segment.name.name))
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 from yoban.errors import IntegrityError
-from yoban.plugins import RecoveryState, Segment, SegmentKind, StopMode
+from yoban.plugins import RecoveryState, Role, Segment, SegmentKind, StopMode
 
-from tests.integration.postgres.test_backup import Load, finish, plan_for
+from tests.integration.postgres.test_backup import Load, finish, follow_when_ready, hand_over, plan_for
 from tests.integration.postgres.world import World, restore, take
 from tests.integration.servers import give
 
@@ -43,6 +43,56 @@ async def test_pending_lists_what_the_archive_lacks_and_the_server_stops_asking_
         while await log.pending(one.ctx):
             await asyncio.sleep(0.2)
     assert (world.archive / second).exists()
+
+
+async def test_bug_the_segment_in_which_a_line_was_left_was_to_be_stored_by_each_replica_with_other_bytes(
+    world: World,
+) -> None:
+    small = {
+        "config": {"walSegmentSize": 1},
+        "settings": {"min_wal_size": "16MB", "max_wal_size": "16MB", "wal_keep_size": "0"},
+    }
+    one = await world.primary(**small)
+    two, three = await world.replica(one, **small), await world.replica(one, **small)
+    await one.run("create table t (n text)")
+    for _ in range(10):  # until segments are recycled: behind what is written they hold what was written before
+        await one.run("insert into t select repeat(md5(n::text), 30) from generate_series(1, 6000) n", "checkpoint")
+        await two.until("select count(*) > 0 from t")
+        await two.run("checkpoint")  # three keeps new files, full of zeros
+    await hand_over(one, two)
+    await two.engine.replication.manage_members(two.ctx, [one.peer, three.peer])
+    await three.stop()
+    assert await follow_when_ready(three, two) is None
+    await three.start(Role.REPLICA, two)
+    await two.run(
+        "delete from t", "insert into t select repeat('x', 900) from generate_series(1, 9000) n", "checkpoint"
+    )
+    await two.archived()
+    left = (await two.engine.server.status(two.ctx)).position
+    assert left is not None and str(left).startswith("00000002")
+    for follower in (one, three):
+        await follower.until("select count(*) = 9000 from t")
+        await follower.run("checkpoint")
+        log = follower.engine.log_source
+        ready = [
+            f.name.removesuffix(".ready") for f in (follower.ctx.data / "pg_wal/archive_status").glob("00000001*.ready")
+        ]
+        whole = [name for name in ready if log.classify(name).kind is SegmentKind.FULL]
+        assert [await log.superseded(follower.ctx, name) for name in whole] == [True] * len(whole)
+        assert not [s.name.name for s in await log.pending(follower.ctx) if s.name.name in whole]
+    async with asyncio.timeout(90):  # the server asks three times, and again a minute later
+        while not (refused := {name for name in _asked_of_line_1(world) if _asked_of_line_1(world).count(name) > 3}):
+            await asyncio.sleep(0.2)
+    asked = _asked_of_line_1(world)
+    assert len(refused) == 1, "two servers have other bytes under one name"
+    fork = max(refused)
+    assert not await one.engine.log_source.superseded(one.ctx, f"00000002{fork[8:]}"), "the new line's own is stored"
+    for name in sorted({name for name in asked if name < fork})[-1:]:
+        assert not await one.engine.log_source.superseded(one.ctx, name), "what lies before it is stored"
+
+
+def _asked_of_line_1(world: World) -> list[str]:
+    return [line.split()[1] for line in world.asked() if line.startswith("archive 00000001") and "." not in line]
 
 
 async def test_failures_6_7_8_a_foreign_wrong_or_short_segment_is_not_stored(world: World) -> None:

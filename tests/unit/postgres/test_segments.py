@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from yoban.errors import IntegrityError, InvalidInput
-from yoban.plugins import SegmentKind
+from yoban.plugins import Fork, SegmentKind
 from yoban.plugins.lines import absent, runs
-from yoban_postgres.log import PostgresLog
+from yoban_postgres.log import PostgresLog, is_left
 from yoban_postgres.lsn import (
     format_lsn,
     parse_lsn,
@@ -47,6 +47,28 @@ def test_failure_10_segments_of_64_mib_carry_over_at_64() -> None:
     assert log.segment_of("00000002", make(2, 64 * MIB), (), 64 * MIB) == "000000020000000000000000"
     assert log.segment_of("00000002", make(2, 64 * MIB + 1), (), 64 * MIB) == "000000020000000000000001"
     assert log.pads_to(64 * MIB) == 64 * MIB
+
+
+@pytest.mark.parametrize(
+    ("name", "left"),
+    [
+        ("000000010000000000000003", False),
+        ("000000010000000000000004", True),
+        ("000000010000000000000005", True),
+        ("000000010000000000000004.partial", False),
+        ("000000020000000000000004", False),
+        ("000000020000000000000006", False),
+        ("000000020000000000000007", True),
+        ("000000030000000000000007", False),
+        ("00000002.history", False),
+    ],
+)
+def test_a_line_was_left_within_the_segment_of_its_fork(name: str, left: bool) -> None:
+    forks = [
+        Fork("00000002", "00000001", make(1, 4 * MIB + 200)),
+        Fork("00000003", "00000002", make(2, 7 * MIB)),  # segment 6 is full to its last byte
+    ]
+    assert is_left(classify(name), MIB, forks) is left
 
 
 def test_what_is_absent_is_named() -> None:
