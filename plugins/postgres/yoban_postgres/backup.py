@@ -235,7 +235,8 @@ class PostgresSession(BackupSession):
             "checksums": "on" if row["checksums"] else "off",
             "from": "replica" if row["replica"] else "primary",
         }
-        if len(end["running"]) <= MOST_RUNNING:
+        # The snapshot of a replica does not tell who is running: its list is empty whoever is.
+        if not end["replica"] and len(end["running"]) <= MOST_RUNNING:
             facts["running_xids"] = ",".join(end["running"])
         return BackupEnd(
             position=make(row["line"], stopped),

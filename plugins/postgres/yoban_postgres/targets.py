@@ -174,7 +174,7 @@ def _reach_transaction(asked: int, facts: Mapping[str, str]) -> Reach:
         return Reach.YES
     if xid < oldest:
         return Reach.NO
-    if "running_xids" not in facts:
+    if "running_xids" not in facts or (facts.get("from") == "replica" and not facts["running_xids"]):
         return Reach.UNKNOWN
     return Reach.YES if str(xid) in facts["running_xids"].split(",") else Reach.NO
 

@@ -30,6 +30,8 @@ from yoban_s3.failures import code_of, mapped, raise_first
 
 CHUNK = 1 << 20
 _PAGE = 1000
+_AT_ONCE = 16
+"""Single objects that are being deleted at a time: a thousand must be gone within the deadline of one call."""
 
 
 class S3Store(ObjectStore):
@@ -42,6 +44,7 @@ class S3Store(ObjectStore):
         self._name = config.bucket
         self._prefix = config.prefix + "/" if config.prefix else ""
         self._admin = S3Bucket(client, config)
+        self._one_by_one = False
 
     def _key(self, key: str) -> str:
         return self._prefix + key
@@ -117,12 +120,30 @@ class S3Store(ObjectStore):
     async def delete(self, keys: Sequence[str]) -> None:
         for first in range(0, len(keys), _PAGE):
             batch = keys[first : first + _PAGE]
-            try:
-                await self._delete_many(batch)
-            except (Unsupported, InvalidInput):  # some clones have no multi-object delete
-                for key in batch:
-                    with mapped(key, self._name):
-                        await self._client.delete_object(Bucket=self._name, Key=self._key(key))
+            if not self._one_by_one:
+                try:
+                    await self._delete_many(batch)
+                    continue
+                except (Unsupported, InvalidInput):
+                    # Some servers have no multi-object delete, or ask for a Content-MD5 that the SDK no longer sends.
+                    self._one_by_one = True
+            await self._delete_singly(batch)
+
+    async def _delete_singly(self, keys: Sequence[str]) -> None:
+        slots = asyncio.Semaphore(_AT_ONCE)
+
+        async def delete(key: str) -> None:
+            async with slots:
+                with mapped(key, self._name):
+                    await self._client.delete_object(Bucket=self._name, Key=self._key(key))
+
+        tasks = [asyncio.create_task(delete(key)) for key in keys]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _delete_many(self, keys: Sequence[str]) -> None:
         wanted = {"Objects": [{"Key": self._key(key)} for key in keys], "Quiet": True}

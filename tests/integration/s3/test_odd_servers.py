@@ -186,7 +186,31 @@ async def test_a_server_without_multi_object_delete(status: int, code: str) -> N
 
     async with serving(single) as (fake, store):
         await store.delete(["a", "b"])
-    assert [seen.path for seen in fake.seen if seen.method == "DELETE"] == ["/bucket/a", "/bucket/b"]
+        await store.delete(["c"])
+    assert sorted(seen.path for seen in fake.seen if seen.method == "DELETE") == [f"/bucket/{key}" for key in "abc"]
+    assert [seen.method for seen in fake.seen].count("POST") == 1, "it is not asked again"
+
+
+async def test_bug_a_thousand_objects_went_one_after_another_and_never_within_the_deadline() -> None:
+    under_way, most = 0, 0
+
+    async def single(request: web.Request) -> web.Response:
+        nonlocal under_way, most
+        if request.method == "POST":
+            return failure(501, "NotImplemented")
+        under_way += 1
+        most = max(most, under_way)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        under_way -= 1
+        return failure(403, "AccessDenied") if request.path.endswith("/k7") else web.Response(status=204)
+
+    async with serving(single) as (_, store):
+        await store.delete([f"j{number}" for number in range(100)])
+        assert 4 < most <= 16
+        with pytest.raises(AccessDenied) as error:
+            await store.delete([f"k{number}" for number in range(10)])
+    assert error.value.object == "k7"
 
 
 async def test_a_delete_that_leaves_a_key_raises() -> None:

@@ -103,6 +103,8 @@ def test_transactions_are_judged_by_what_ran_at_the_end() -> None:
     expect = {1000: Reach.YES, 2000: Reach.YES, 995: Reach.YES, 996: Reach.NO, 989: Reach.NO}
     for xid, reach in expect.items():
         assert targets.reach(t(TargetType.TRANSACTION, str(xid)), backup(**facts), ()) is reach, xid
+    of_replica = {**facts, "running_xids": "", "from": "replica"}
+    assert targets.reach(t(TargetType.TRANSACTION, "995"), backup(**of_replica), ()) is Reach.UNKNOWN
     del facts["running_xids"]
     assert targets.reach(t(TargetType.TRANSACTION, "995"), backup(**facts), ()) is Reach.UNKNOWN
 
