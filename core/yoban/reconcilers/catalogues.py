@@ -104,11 +104,11 @@ class Catalogues:
         """Return what was found last at `path`; None when nobody looked yet. From now on somebody looks."""
         place = self._places.get((key, path))
         now = self._clock.monotonic()
-        if place is None or place.engine is not engine:
+        if place is None or place.engine is not engine or _where(place.store) != _where(store):
             self._tasks.cancel((key, path))
             place = self._places[key, path] = _Place(store, path, engine, now)
         elif place.store != store:
-            # Other credentials, perhaps: what was found stays true, but look again at once.
+            # Other credentials: what was found stays true, but look again at once.
             place.store = store
             place.wake.set()
         place.asked = now
@@ -206,6 +206,11 @@ class Catalogues:
             log.exception("look at %s failed", place.path)
             return View(now, fault=fault(error))
         return View(now, catalog, facts, found)
+
+
+def _where(store: StoreDocument) -> tuple[str, ...]:
+    """Which store it is, whoever asks."""
+    return store.provider, store.endpoint, store.bucket, store.prefix
 
 
 def _conclude(catalog: Catalog, engine: Engine) -> tuple[History, Recoverable]:

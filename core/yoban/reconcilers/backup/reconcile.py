@@ -18,7 +18,7 @@ from yoban.domain.identity import backup_id
 from yoban.domain.summary import Fault, Observation, fault
 from yoban.errors import InvalidInput, NotReady, Terminal
 from yoban.kube.finalizers import Finalizer
-from yoban.kube.objects import Obj, ObjectKey, annotations_of, is_deleting, key_of, uid_of
+from yoban.kube.objects import Obj, ObjectKey, annotations_of, is_deleting, key_of, resource_version_of, uid_of
 from yoban.kube.status import StatusWriter
 from yoban.model.backup import FINALIZER, Backup, BackupStatus
 from yoban.model.control import JobRequest
@@ -309,7 +309,8 @@ class BackupReconciler:
         if await self._finalizer.remove(obj):
             return None
         summary = self._summary(place, id)
-        if summary is not None:
+        if summary is not None and place is not None:
+            obj, journal = await self._noted(obj, place, journal)
             await self._write(obj, telling.completed(self._base(obj, place), summary, journal))
         if place is None or summary is not None or _is_elsewhere(obj, backup, place, journal):
             return Result(requeue_after=SETTLED)
@@ -320,6 +321,18 @@ class BackupReconciler:
             await self._shared.client.delete(BACKUP, key.name, key.namespace, uid=uid_of(obj))
             return None
         return Result(requeue_after=WAIT * 3)
+
+    async def _noted(self, obj: Obj, place: Destination, journal: Journal | None) -> tuple[Obj, Journal | None]:
+        """With the name of the ObjectStore in which it was found: a store may be given another name."""
+        before = journal.store if journal is not None else annotations_of(obj).get(STORE, "")
+        if before in ("", place.store_name):
+            return obj, journal
+        if journal is not None:
+            journal = msgspec.structs.replace(journal, store=place.store_name)
+            return await write(self._shared.client, obj, journal), journal
+        key, version = key_of(obj), resource_version_of(obj)
+        change = {"metadata": {"annotations": {STORE: place.store_name}}}
+        return await self._shared.client.patch(BACKUP, key.name, key.namespace, change, resource_version=version), None
 
     def _summary(self, place: Destination | None, id: str) -> BackupSummary | None:
         view = place.view(self._shared) if place is not None else None

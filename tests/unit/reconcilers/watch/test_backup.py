@@ -481,6 +481,20 @@ async def test_bug_backups_went_when_the_policy_named_another_store(shop: World)
     await shop.until(lambda: shop.find(BACKUP, "b") is None, 1200)
 
 
+async def test_bug_backups_in_a_store_that_was_given_another_name_were_never_taken_away(shop: World):
+    shop.backup()
+    await finish(shop)
+    found = "orders-20251231t000000z-abcdef"
+    assert shop.find(BACKUP, found) is not None
+    shop.store("renamed")
+    shop.policy(maximumAge="365d", destinations=[{"objectStore": "renamed"}])
+    await shop.rest(1200)
+    assert shop.status(BACKUP, "b")["objectStore"] == shop.status(BACKUP, found)["objectStore"] == "renamed"
+    shop.lose(str(journal(shop)["id"]))
+    shop.lose("20251231T000000Z-abcdef")
+    await shop.until(lambda: shop.find(BACKUP, "b") is None and shop.find(BACKUP, found) is None, 1800)
+
+
 async def test_bug_a_backup_went_because_a_listing_of_another_store_was_taken_for_its_own(
     shop: World, monkeypatch: pytest.MonkeyPatch
 ):

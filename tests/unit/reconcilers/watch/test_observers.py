@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
+import msgspec
 import pytest
 from yoban.errors import AccessDenied, InvalidInput, NotFound, NotReady, Unavailable
 from yoban.kube.objects import ObjectKey
@@ -293,10 +294,22 @@ async def test_other_credentials_and_other_engines_are_looked_at_anew(world: Wor
     document, path = await known(world), world.path()
     catalogues, engine = world.shared.catalogues, world.registry.engine("logless")
     first = await world.until(lambda: catalogues.view(ORDERS, document, path, engine))
-    other = StoreDocument(provider="memory", bucket="absent")
-    await world.until(lambda: catalogues.view(ORDERS, other, path, engine).fault, 10)
-    assert catalogues.view(ORDERS, other, path, engine).at == first.at
+    rotated = msgspec.structs.replace(document, credentials={"key": "other"})
+    assert catalogues.view(ORDERS, rotated, path, engine) is first, "what was found stays true"
+    await world.until(lambda: catalogues.view(ORDERS, rotated, path, engine) is not first, 10)
     assert catalogues.view(ORDERS, document, path, world.registry.engine("counting")) is None
+
+
+async def test_bug_what_was_found_in_one_store_was_told_of_another_that_could_not_be_read(world: World):
+    world.store()
+    world.database(backup=None)
+    await world.stored("20251201T000000Z-aaaaaa")
+    document, path = await known(world), world.path()
+    catalogues, engine = world.shared.catalogues, world.registry.engine("logless")
+    assert (await world.until(lambda: catalogues.view(ORDERS, document, path, engine))).found.backups
+    other = StoreDocument(provider="memory", bucket="absent")
+    view = await world.until(lambda: catalogues.view(ORDERS, other, path, engine), 10)
+    assert view.fault is not None and view.catalog is None and view.found is None
 
 
 async def test_an_error_that_nobody_expected_is_told_without_its_text(world: World, caplog: pytest.LogCaptureFixture):
