@@ -42,9 +42,11 @@ def observe(databases: Objects, backups: Objects, meter: Meter | None = None) ->
 
     def newest(value: Callable[[Obj], float | None]) -> Callable[[], Iterable[Observation]]:
         def read() -> Iterable[Observation]:
-            for (_, database), backup in sorted(newest_backups(backups()).items()):
+            # Backups outlive their Database, on purpose; nobody is to be woken for one that is gone.
+            there = {(namespace_of(database) or "", name_of(database)) for database in databases()}
+            for (namespace, database), backup in sorted(newest_backups(backups()).items()):
                 found = value(backup)
-                if found is not None:
+                if found is not None and (namespace, database) in there:
                     yield Observation(found, _labels(backup, database))
 
         return read
