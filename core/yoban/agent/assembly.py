@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from yoban.agent.backupjob import BackupJob
+from yoban.agent.fencing import Fencing
 from yoban.agent.instance import Instance
 from yoban.agent.labels import RoleLabel
 from yoban.agent.lease import PrimaryLease
@@ -102,20 +103,21 @@ class Parts:
 def assemble(instance: Instance, client: Client) -> Parts:
     """Make the parts of an agent whose supervisor is known and whose document has come."""
     environment, supervision = instance.environment, instance.supervision
+    fencing = Fencing(supervision)
     lease = PrimaryLease(
         client,
         instance.document.namespace,
         instance.document.lease,
         environment.instance,
         environment.pod_uid or supervision.life,
-        on_fence=lambda fence_at: tell_deadline(supervision, fence_at),
+        on_fence=fencing.tell,
         clock=instance.clock,
     )
     observer = Observer(instance)
     shipper = Shipper(instance)
     tailer = Tailer(instance, shipper)
     shipping = Shipping(instance, shipper)
-    restorer = Restorer(instance)
+    restorer = Restorer(instance, fencing)
     life = Life(instance, lease, observer, tailer, restorer)
     backups = BackupJob(instance, shipper, shipping, lambda: lease.view().term)
     label = RoleLabel(client, instance.document.namespace, environment.pod, lambda: life.role, instance.board.changed)
@@ -128,16 +130,8 @@ async def beat(supervision: Supervision, lease: PrimaryLease | None) -> None:
         if lease is None:
             await supervision.alive()
         else:
-            await tell_deadline(supervision, lease.fence_at())
+            await lease.tell()
         await asyncio.sleep(BEAT_EVERY)
-
-
-async def tell_deadline(supervision: Supervision, fence_at: float | None) -> None:
-    """Heart-beat. A deadline is never lifted from a server that runs: it may have been set by the agent before us."""
-    if fence_at is None and supervision.server is not None:
-        await supervision.alive()
-    else:
-        await supervision.heartbeat(fence_at)
 
 
 async def _forward(source: Notice, target: Notice) -> None:

@@ -61,7 +61,11 @@ class BackupJob:
                 term=self._term(),
                 trace=trace_id(request.traceparent),
             )
-            async with repository.backups.writer(request.id, meta, progress=Teller(instance, report)) as writer:
+            # To the end with the credentials that it began with, also where others are given meanwhile.
+            async with (
+                instance.storage.using(repository),
+                repository.backups.writer(request.id, meta, progress=Teller(instance, report)) as writer,
+            ):
                 async with facet.backup(context, BackupRequest(request.id)) as session:
                     with tracer.start_as_current_span("backup copy"):
                         await writer.store(session)

@@ -73,6 +73,7 @@ class Situation:
         rebuild: why this replica will never follow again by itself, "" when it may.
         stopping: the Pod ends.
         paused: nothing planned is begun.
+        overdue: the server was told to stop, and has had the time for it.
     """
 
     me: str
@@ -94,6 +95,7 @@ class Situation:
     reigned_in: int = 0
     stopping: bool = False
     paused: bool = False
+    overdue: bool = False
 
 
 class Step(Enum):
@@ -104,6 +106,8 @@ class Step(Enum):
     """Stop the server cleanly and give the Lease up: the Pod ends."""
     FENCE = "fence"
     """End the server at once: somebody else may reign."""
+    FORCE = "force"
+    """End the server at once: it was told to stop and does not."""
     TAKE = "take"
     """Take the Lease in the term named."""
     INITIALISE = "initialise"
@@ -145,6 +149,13 @@ def decide(now: Situation) -> Decision:
     if now.stopping:
         return Decision(Step.STOP, "the Pod ends")
     if now.running is Running.STOPPING:
+        if now.overdue:
+            return Decision(
+                Step.FORCE,
+                "the server was told to stop and did not; it is ended by force",
+                problem="StopOverdue",
+                fix="look into its log for what held it; it recovers at its next start",
+            )
         return Decision(Step.WAIT, "the server is stopping")
     if now.running is Running.PRIMARY:
         return _primary(now)

@@ -151,7 +151,12 @@ class PrimaryLease:
         """Lift a deadline that has done its work, an earlier agent's too: the Lease is not ours, our server has ended."""
         if not self._holding:
             self._fence = None
-            await self._tell()
+            await self.tell()
+
+    async def tell(self) -> None:
+        """Tell the deadline once more: whoever starts a server must know that the supervisor has it."""
+        if self._on_fence is not None:
+            await self._on_fence(self._fence)
 
     # -- keeping -----------------------------------------------------------------------------------------------------
 
@@ -177,7 +182,7 @@ class PrimaryLease:
                 if not self.error:
                     log.warning("the Lease cannot be reached: %s", error)
                 self.error = str(error)
-        await self._tell()
+        await self.tell()
 
     async def _renew(self) -> bool:
         try:
@@ -219,10 +224,6 @@ class PrimaryLease:
             self.changed.ring()
         return record
 
-    async def _tell(self) -> None:
-        if self._on_fence is not None:
-            await self._on_fence(self._fence)
-
     # -- changing ----------------------------------------------------------------------------------------------------
 
     async def take(self, term: int, *, clear: bool = True) -> bool:
@@ -244,7 +245,7 @@ class PrimaryLease:
                     return False
                 raise
         log.info("the Lease is ours", extra={"term": term})
-        await self._tell()
+        await self.tell()
         self._kick.ring()
         return True
 
@@ -261,16 +262,27 @@ class PrimaryLease:
                     if error.status != 409 or attempt == 2:
                         raise
                     self._noted(await self._lock.fetch())
-        await self._tell()
+        await self.tell()
 
     async def give_up(self, notes: Mapping[str, str | None] | None = None) -> bool:
-        """Give the Lease up; only after our server has ended. `notes` are set with it. False when it was not ours."""
+        """Give the Lease up; only after our server has ended. `notes` are set with it. False when it was not ours.
+
+        Raises ApiError when the server does not say: the Lease may be another one's by then. So it is not held from here
+        on, and held again only by a write, which an answer that is still on its way cannot outlive.
+        """
         async with self._busy:
-            given = await self._lock.release({**(notes or {}), HOLDER_LIFE: None}, ours=self._ours)
             self._holding = False
+            try:
+                given = await self._lock.release({**(notes or {}), HOLDER_LIFE: None}, ours=self._ours)
+            except BaseException:
+                # The reading tells who holds it; also for a call that was broken off with its request on the way.
+                self._kick.ring()
+                raise
+            if not given:
+                self._kick.ring()
             self._fence = None
             self._noted(self._lock.record)
-        await self._tell()
+        await self.tell()
         return given
 
 

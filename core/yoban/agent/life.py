@@ -10,20 +10,21 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from opentelemetry import trace
 
 from yoban.agent import bootstrap, switchover
 from yoban.agent.context import own_member, peer_of
-from yoban.agent.decisions import Decision, Identity, Running, Situation, Step, Volume, decide
+from yoban.agent.decisions import Decision, Running, Situation, Step, Volume, decide
+from yoban.agent.ending import RESTART_DEADLINE, Ending
 from yoban.agent.instance import Instance
 from yoban.agent.lease import LeaseView, PrimaryLease
 from yoban.agent.marker import holds_data, read_marker
 from yoban.agent.observer import Observer
+from yoban.agent.ownership import Ownership
+from yoban.agent.pace import Pace
 from yoban.errors import DeadlineExceeded, Terminal, Unavailable, YobanError
-from yoban.kube.clock import Clock
 from yoban.model.control import LeaseState, Problem, SwitchoverState
 from yoban.model.instance import LEASE_SWITCHOVER, Marker
 from yoban.plugins import BrokenReplica, InstanceContext, Peer, Promotion, Role, StopMode
@@ -39,15 +40,11 @@ DIAGNOSE_EVERY = 10.0
 TELL_FOR = 30.0
 """Seconds for which it stays told that data had to be copied anew, so that the operator hears of it in any case."""
 ACCOUNTS_EVERY = 30.0
-IDENTITY_FOR = 5.0
-COSTLY = 120.0
-"""Pause after a restore that cannot work as asked: each try copies the base backup again."""
-BACKOFF = (0.5, 1.0, 2.0, 5.0, 10.0)
-RESTART_DEADLINE = 120.0
 FORCE_DEADLINE = 15.0
 PHASES = {
     Step.WAIT: "waiting",
     Step.STOP: "stopping",
+    Step.FORCE: "stopping",
     Step.INITIALISE: "initializing",
     Step.RESTORE: "restoring",
     Step.PROVISION: "cloning",
@@ -84,22 +81,6 @@ class Restorer(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class _Pace:
-    """Back-off of a step that fails; it ends when something else is asked for (`asked`, the configuration)."""
-
-    clock: Clock
-    failures: int = 0
-    due: float = 0.0
-    asked: object = None
-
-    def failed(self, *, costly: bool = False) -> float:
-        pause = COSTLY if costly else BACKOFF[min(self.failures, len(BACKOFF) - 1)]
-        self.failures += 1
-        self.due = self.clock.monotonic() + pause
-        return pause
-
-
 class Life:
     """`run` lives until the Pod ends."""
 
@@ -111,13 +92,14 @@ class Life:
         self._observer = observer
         self._archiver = archiver
         self._restorer = restorer
-        self._identity: tuple[float, Identity] = (-IDENTITY_FOR, Identity.NO_STORE)
+        self._ownership = Ownership(instance)
+        self._ending = Ending()
         self._broken = ""
         self._told_until = float("-inf")
         self._diagnosed = 0.0
         self._accounts: tuple[float, object] = (0.0, None)
         self._last: Decision | None = None
-        self._pace = _Pace(instance.clock)
+        self._pace = Pace(instance.clock)
         self._marker: Marker | None = None
         self._rejected: dict[str, str] = {}
         self.running = Running.NOTHING
@@ -160,7 +142,11 @@ class Life:
             return TURN_EVERY
         if self._pace.asked is not instance.configurations.current:
             self._pace.asked, self._pace.due = instance.configurations.current, 0.0
-        if self._pace.due > instance.clock.monotonic() and decision.step not in (Step.STOP, Step.FENCE):
+        if self._pace.due > instance.clock.monotonic() and decision.step not in (
+            Step.STOP,
+            Step.FENCE,
+            Step.FORCE,
+        ):
             return self._pace.due - instance.clock.monotonic()
         try:
             if decision.step is Step.STOP:
@@ -253,7 +239,7 @@ class Life:
             reigned_in=marker.term if marker is not None else 0,
             running=running,
             lease=view,
-            identity=await self._whose(view),
+            identity=await self._ownership.look(view),
             replicas=instance.engine.replication is not None,
             covers=self._covers(view),
             switchover=request.target if request is not None else "",
@@ -262,6 +248,7 @@ class Life:
             rebuild=self._broken,
             stopping=instance.supervision.stop_by is not None,
             paused=document.paused,
+            overdue=self._ending.overdue(server, instance.clock.monotonic()),
         )
 
     async def _volume(self, context: InstanceContext, marker: Marker | None, *, running: bool) -> Volume:
@@ -276,35 +263,6 @@ class Life:
         async with asyncio.timeout(CARE_DEADLINE):
             complete = await self._instance.engine.server.initialized(context)
         return Volume.READY if complete else Volume.DAMAGED
-
-    async def _whose(self, view: LeaseView) -> Identity:
-        """Whose the repository is, asked at most every few seconds and only while the Lease has no mark of data."""
-        instance = self._instance
-        document = instance.document
-        if document.archive is None:
-            return Identity.NO_STORE
-        if not view.known or view.initialized:
-            return Identity.UNKNOWN
-        at, known = self._identity
-        now = instance.clock.monotonic()
-        if now - at < IDENTITY_FOR:
-            return known
-        try:
-            async with asyncio.timeout(15):
-                repository = await instance.storage.archive(instance.configuration)
-                found = await repository.identity.read() if repository is not None else None
-            if repository is None:
-                known = Identity.UNKNOWN
-            elif found is None or (found.incarnation == document.incarnation and not found.initialized):
-                known = Identity.FREE
-            else:
-                ours = found.incarnation == document.incarnation
-                known = Identity.INITIALIZED if ours else Identity.FOREIGN
-        except (YobanError, TimeoutError) as error:
-            log.warning("the repository's identity cannot be read: %s", error or "no answer in time")
-            known = Identity.UNKNOWN
-        self._identity = (instance.clock.monotonic(), known)
-        return known
 
     def _covers(self, view: LeaseView) -> bool | None:
         status = self._observer.last.status
@@ -380,7 +338,7 @@ class Life:
             self.role = role
             board.changed.ring()
         handover = board.status.switchover
-        if handover.state == "running" and now.lease.holder and not now.lease.held:
+        if handover.state == "running" and others and not now.lease.held:
             board.set(switchover=SwitchoverState(id=handover.id, state="done", message=f"{now.lease.holder} reigns"))
 
     async def _settle(self, now: Situation) -> None:
@@ -394,6 +352,7 @@ class Life:
         await self._settle(now)
         acts: dict[Step, Callable[[], Awaitable[None]]] = {
             Step.FENCE: self._fence,
+            Step.FORCE: self._fence,
             Step.TAKE: lambda: self._take(decision, now),
             Step.INITIALISE: lambda: bootstrap.initialise(instance, decision.term),
             Step.RESTORE: lambda: self._restorer.restore(decision.term),
@@ -443,6 +402,8 @@ class Life:
         await bootstrap.check_versions(self._instance)
         await bootstrap.reign(context, reigned=True, term=decision.term)
         await self._configure(Role.PRIMARY, None, running=False)
+        if not self._lease.view().held:
+            raise Unavailable("the Lease is not ours any more", object=context.name)
         await self._start(Role.PRIMARY)
 
     async def _start_replica(self, decision: Decision) -> None:
@@ -466,6 +427,8 @@ class Life:
         context = instance.context
         command = instance.engine.server.command(context)
         restart = instance.document.restart_of(context.name)
+        # What was told before may have been lifted since, for a restore.
+        await self._lease.tell()
         await instance.supervision.start(command, {"role": role.value, "restart": restart})
 
     async def _promote(self, decision: Decision) -> None:
@@ -566,6 +529,12 @@ class Life:
         if not self._observer.last.accepting:
             return
         document = instance.document
+        if role is Role.PRIMARY:
+            told, me = instance.board.status.switchover, instance.environment.instance
+            broken = switchover.broken_off(document.switchover, self._lease.view(), told, me)
+            if broken is not None:
+                log.warning("switchover %s: %s", broken.id, broken.message)
+                instance.board.set(switchover=broken)
         member = own_member(instance.environment, document)
         if member is None and role is Role.REPLICA:
             return

@@ -12,11 +12,13 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from pathlib import Path
 
 from opentelemetry import trace
 
-from yoban.agent import bootstrap
+from yoban.agent import bootstrap, volume
 from yoban.agent.feeding import Feeding
+from yoban.agent.fencing import Fencing
 from yoban.agent.instance import Instance
 from yoban.agent.prefetch import Prefetch
 from yoban.agent.rate import Rate
@@ -63,8 +65,9 @@ def wanted(target: TargetDocument) -> RecoveryTarget:
 class Restorer:
     """Restores; and answers what a server asks of the stored log, in a restore or as a replica that fell behind."""
 
-    def __init__(self, instance: Instance) -> None:
+    def __init__(self, instance: Instance, fencing: Fencing) -> None:
         self._instance = instance
+        self._fencing = fencing
         self._prefetch: Prefetch | None = None
 
     # -- requests of the server --------------------------------------------------------------------------------------
@@ -102,19 +105,23 @@ class Restorer:
         if source is None:
             raise NotReady("the store to restore from is not configured yet", object=document.restore.path)
         instance.board.set(restore=RestoreState(state="planning"))
+        context = instance.context
         try:
-            context = instance.context
-            async with _held(source, context.incarnation):
+            async with instance.storage.using(source), _held(source, context.incarnation):
                 chosen = await self._plan(source, wanted(document.restore.target))
                 await bootstrap.begin(context, instance, "restore")
                 reached = await self._carry_out(source, recovery, chosen, context)
-        except YobanError as error:
-            instance.board.set(progress=None)
+        except (YobanError, OSError) as error:
             state = instance.board.status.restore
             backup = state.backup if state is not None else ""
-            instance.board.set(restore=RestoreState(backup=backup, state="failed"))
-            log.error("the restore failed: %s", error)
-            raise
+            instance.board.set(progress=None, restore=RestoreState(backup=backup, state="failed"))
+            # These two are no word of a volume: an answer that did not come, and a server that is away.
+            if not isinstance(error, OSError) or isinstance(error, TimeoutError | ConnectionError):
+                log.error("the restore failed: %s", error or "it was not done in time")
+                raise
+            told = volume.refused(context, error)
+            log.error("the restore failed: %s", told)
+            raise told from error
         finally:
             instance.board.set(progress=None)
         await bootstrap.complete(context, instance, "restore", term=term, reigned=True)
@@ -157,7 +164,8 @@ class Restorer:
         with tracer.start_as_current_span("restore copy"):
             await self._copy(source, recovery, manifest, context)
         with tracer.start_as_current_span("restore replay"):
-            return await self._replay(source, recovery, chosen, manifest, context)
+            async with self._fencing.lifted():
+                return await self._replay(source, recovery, chosen, manifest, context)
 
     async def _copy(self, source: Repository, recovery: Recovery, manifest: Manifest, context: InstanceContext) -> None:
         board, rate = self._instance.board, Rate(self._instance.clock)
@@ -172,7 +180,11 @@ class Restorer:
                 )
             )
 
-        await source.reader(manifest, progress=tell).restore(lambda path: recovery.place(context, path))
+        def place(path: str) -> Path:
+            return recovery.place(context, path)
+
+        await asyncio.to_thread(volume.check_room, context, manifest, place)
+        await source.reader(manifest, progress=tell).restore(place)
         await recovery.placed(context)
 
     async def _replay(

@@ -9,7 +9,9 @@ segments are not lost with it. The growing tail is `yoban.agent.tailer`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import os
 import time
 from collections import OrderedDict
 from datetime import datetime
@@ -23,6 +25,7 @@ from yoban.kube.backoff import Backoff, BackoffPolicy
 from yoban.model.control import Problem
 from yoban.plugins import LogRequest, LogSource, Segment, SegmentKind
 from yoban.repository import Identity, Repository
+from yoban.repository.segments import large
 
 log = logging.getLogger("yoban.agent.shipper")
 meter = metrics.get_meter("yoban.agent")
@@ -33,7 +36,11 @@ answered = meter.create_histogram("yoban.archive.answer", unit="s", description=
 PARALLEL = 4
 LOOK_EVERY = 1.0
 ANSWER_DEADLINE = 50.0
+LARGE_AT_ONCE = 2
+"""Files stored piece by piece at a time: each holds a piece of dozens of MiB until it is sent."""
 SEGMENT_DEADLINE = 300.0
+SLOWEST = 1 << 20
+"""Bytes a second at which a file is stored at least: it has so much time beside `SEGMENT_DEADLINE`."""
 GRACE = 15.0
 """Seconds that a replica leaves a segment to the primary."""
 REMEMBERED = 20000
@@ -52,6 +59,7 @@ class Shipper:
         self._group: asyncio.TaskGroup | None = None
         self._first_seen: dict[str, float] = {}
         self._slots = asyncio.Semaphore(PARALLEL)
+        self._large = asyncio.Semaphore(LARGE_AT_ONCE)
         self._backoff = Backoff(BACKOFF)
         self._not_before = 0.0
         self._ours: Repository | None = None
@@ -169,7 +177,9 @@ class Shipper:
         """Store one segment; failures are noted, never raised."""
         name = segment.name.name
         try:
-            async with self._slots, asyncio.timeout(SEGMENT_DEADLINE):
+            size = (await asyncio.to_thread(os.stat, segment.path)).st_size
+            room = self._large if large(size) else contextlib.nullcontext()
+            async with room, self._slots, asyncio.timeout(SEGMENT_DEADLINE + size / SLOWEST):
                 await self._store(segment)
         except TimeoutError:
             self._failed(Unavailable("it was not stored in time", object=name))
@@ -186,6 +196,12 @@ class Shipper:
             log.debug("%s went while it was looked at", name)
         except OSError as error:
             self._failed(Unavailable("the segment cannot be read", object=name, cause=str(error)))
+        except Exception as error:
+            # A fault of a plugin's must not end the agent, which does more than this.
+            log.exception("storing %s failed in a way that nobody foresaw", name)
+            cause = f"{type(error).__name__}: {error}"
+            fix = "see the traceback in the agent's log, and report it"
+            self._failed(Unavailable("it cannot be stored", object=name, cause=cause, fix=fix))
         finally:
             self._uploads.pop(name, None)
             self.progress.ring()
@@ -200,7 +216,8 @@ class Shipper:
         if self.follows and waits and not await repository.log.is_stored(name.line, name.name):
             return
         await source.inspect(context, segment)
-        result = await repository.log.put_segment(name.line, name.name, segment.path, probe=self.follows)
+        async with self._instance.storage.using(repository):
+            result = await repository.log.put_segment(name.line, name.name, segment.path, probe=self.follows)
         await source.settled(context, segment)
         self._stored[name.name] = None
         self._cleared(name.name)
@@ -252,6 +269,8 @@ class Shipper:
         started = time.monotonic()
         if source is None or not self.configured():
             # Nothing is to be stored: the server may recycle its log.
+            return
+        if await source.superseded(self._instance.context, request.segment):
             return
         self._first_seen.setdefault(request.segment, started)
         while request.segment not in self._stored:

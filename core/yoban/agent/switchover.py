@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 
 from yoban.agent.bootstrap import reign
 from yoban.agent.instance import Instance
-from yoban.agent.lease import PrimaryLease
+from yoban.agent.lease import LeaseView, PrimaryLease
 from yoban.agent.observer import Observer
 from yoban.errors import NotReady, Unsupported
 from yoban.kube.clock import Clock
@@ -68,8 +68,26 @@ async def hand_over(
     if not await drain(ARCHIVE_DEADLINE):
         log.warning("handing over with log that is not stored yet: the object store is slow or down")
     position = await replication.drained_position(context)
-    await lease.give_up({LEASE_SUCCESSOR: request.target, LEASE_POSITION: position})
-    log.info("switchover %s: handed over at %s", request.id, position)
+    if await lease.give_up({LEASE_SUCCESSOR: request.target, LEASE_POSITION: position}):
+        log.info("switchover %s: handed over at %s", request.id, position)
+    else:
+        log.warning("switchover %s: the Lease could not be given up", request.id)
+
+
+def broken_off(
+    request: SwitchoverDocument | None, lease: LeaseView, told: SwitchoverState, me: str
+) -> SwitchoverState | None:
+    """What is told of a hand-over that was begun and not carried out; None when there is none. Pure.
+
+    The caller is a running primary that holds the Lease, and no hand-over is under way: each is tried once, so the request
+    whose id the Lease has will not be carried out any more.
+    """
+    if request is None or not request.id or request.id != lease.switchover or request.target == me or not lease.held:
+        return None
+    if told.id == request.id and told.state in ("failed", "done"):
+        return None
+    message = f"the hand-over to {request.target} was broken off; {me} goes on as primary"
+    return SwitchoverState(id=request.id, state="failed", message=message)
 
 
 async def _link(observer: Observer, target: str, clock: Clock) -> ReplicaLink | None:

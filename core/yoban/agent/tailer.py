@@ -8,6 +8,7 @@ moves on. Only the reigning primary does this; the others read how far it is. Th
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
@@ -46,6 +47,10 @@ FAILING_AFTER = 3
 ROUND_DEADLINE = 120.0
 
 
+class _ReignOver(Exception):
+    """We do not reign any more, or in another term: what a round began is not carried on."""
+
+
 @dataclass(slots=True)
 class _Sent:
     """What was sent of the segment being written."""
@@ -81,6 +86,7 @@ class Tailer:
         self._unread = ""
         self._described: Mapping[str, Any] = {}
         self._segment_bytes = 0
+        self._unforeseen: set[type[Exception]] = set()
         meter.create_observable_gauge(
             "yoban.archive.lag", callbacks=[self._observe_lag], unit="s", description="Age of what is not stored yet"
         )
@@ -113,8 +119,9 @@ class Tailer:
             try:
                 async with asyncio.timeout(max(0.1, until - time.monotonic())):
                     await self._round()
-            except (YobanError, OSError, TimeoutError) as error:
-                log.debug("the tail could not be stored: %s", error)
+            except Exception as error:
+                # Also what no plugin may raise: who drains is about to stop the server, and must come to it.
+                log.debug("the tail could not be stored: %s", self._words(error))
                 return False
         return done
 
@@ -129,7 +136,8 @@ class Tailer:
                         await self._round()
                     self._failing_since = None
                     self._failures = 0
-                except (YobanError, OSError, TimeoutError) as error:
+                except Exception as error:
+                    # A plugin that breaks its contract must not end the agent: it would fail again in the next one.
                     self._failed(error)
             await self._follow()
             await self._tell()
@@ -158,31 +166,49 @@ class Tailer:
         self._failures += 1
         if self._failing_since is None and self._failures >= FAILING_AFTER:
             self._failing_since = self._instance.clock.now()
-            log.warning("storing the tail of the log fails: %s", error)
-        if isinstance(error, Retryable | TimeoutError):
-            self._shipper.error = str(error) or "the object store does not answer in time"
-        else:
-            self._shipper.error = str(error)
+            log.warning("storing the tail of the log fails: %s", self._words(error))
+        self._shipper.error = self._words(error)
         if isinstance(error, IntegrityError):
             # Somebody else's bytes, or ours from before: begin with what is stored.
             self._sent = None
 
+    def _words(self, error: Exception) -> str:
+        """Return what is told of a failure. One that nobody foresaw is logged with where it came from, once a kind."""
+        if isinstance(error, Retryable | TimeoutError):
+            return str(error) or "the object store does not answer in time"
+        if isinstance(error, YobanError | OSError):
+            return str(error)
+        if type(error) not in self._unforeseen:
+            self._unforeseen.add(type(error))
+            log.error("a plugin failed in a way that it may not", exc_info=error)
+        return f"{type(error).__name__}: {error}"
+
     async def _round(self) -> None:
-        """Store the tail once, then the mark."""
+        """Store the tail once, then the mark. What was begun for a reign that is over is left undone."""
+        with contextlib.suppress(_ReignOver):
+            await self._store(self._term)
+
+    def _still(self, term: int) -> None:
+        """Before each write: a round may outlive its reign. Raises _ReignOver."""
+        if not term or self._term != term:
+            raise _ReignOver
+
+    async def _store(self, term: int) -> None:
         async with self._busy:
             source = self._shipper.source
             assert source is not None
             context = self._instance.context
             tail = await source.tail(context)
-            if tail is None or not self._term:
+            self._still(term)
+            if tail is None:
                 return
             repository = await self._shipper.repository()
-            await self._describe(repository)
-            await self._record(repository, tail)
+            await self._describe(repository, term)
+            await self._record(repository, tail, term)
             if not self._segment_bytes:
                 self._segment_bytes = await source.segment_bytes(context)
-            whole = await self._send(repository, tail)
-            await self._clear(repository)
+            whole = await self._send(repository, tail, term)
+            await self._clear(repository, term)
             if not whole:
                 # The file went while it was read: the shipper has it as a segment, and the next tail tells more.
                 self._shipper.kick.ring()
@@ -193,27 +219,29 @@ class Tailer:
                 # The shipper is at it; without it the mark would promise what is not there.
                 self._shipper.kick.ring()
                 return
-            await self._note(repository, tail)
+            await self._note(repository, tail, term)
 
-    async def _record(self, repository: Repository, tail: LogTail) -> None:
+    async def _record(self, repository: Repository, tail: LogTail, term: int) -> None:
         """Write the term's record, once a term, and again when it is lost while we reign."""
-        if self._recorded is not None and self._recorded.term == self._term:
+        if self._recorded is not None and self._recorded.term == term:
             await self._keep_record(repository, self._recorded)
             return
         self._record_seen_at = time.monotonic()
         for record in await repository.terms.all():
-            if record.term == self._term and record.instance == self._instance.environment.instance:
+            if record.term == term and record.instance == self._instance.environment.instance:
                 self._recorded = record
                 return
         promotion = self._promotion
         replication = self._instance.engine.replication
-        if promotion is None and self._term > 1 and replication is not None:
+        if promotion is None and term > 1 and replication is not None:
+            self._still(term)
             async with asyncio.timeout(30):
                 promotion = await replication.promote(self._instance.context, deadline=20)
-        first = self._term == 1 or promotion is None
+        first = term == 1 or promotion is None
+        self._still(term)
         self._recorded = await repository.terms.write(
             TermRecord(
-                term=self._term,
+                term=term,
                 instance=self._instance.environment.instance,
                 line=tail.line if promotion is None or first else promotion.line,
                 parent="" if promotion is None or first else promotion.parent,
@@ -222,7 +250,7 @@ class Tailer:
                 incarnation=self._instance.document.incarnation,
             )
         )
-        log.info("term %s recorded", self._term)
+        log.info("term %s recorded", term)
 
     async def _keep_record(self, repository: Repository, record: TermRecord) -> None:
         """Look now and then whether the record is there: once nobody knows it any more, what we store cannot be restored."""
@@ -232,31 +260,37 @@ class Tailer:
         self._record_seen_at = now
         try:
             if await repository.terms.read(record.term) is None:
+                self._still(record.term)
                 await repository.terms.write(record)
                 log.warning("the record of term %s was gone and is written again", record.term)
         except IntegrityError as error:
             # Damaged, but nobody's to overwrite. Storing the log goes on; the operator tells what cannot be restored.
             log.warning("the record of term %s cannot be read: %s", record.term, error)
 
-    async def _send(self, repository: Repository, tail: LogTail) -> bool:
+    async def _send(self, repository: Repository, tail: LogTail, term: int) -> bool:
         """Store the tail up to its flushed place; False when it could not be read up to there."""
         sent = self._sent
-        if sent is None or (sent.line, sent.segment, sent.term) != (tail.line, tail.segment, self._term):
+        if sent is None or (sent.line, sent.segment, sent.term) != (tail.line, tail.segment, term):
             end = count = 0
+            self._still(term)
             if sent is None:
                 # A new agent, or a new reign: go on where the stored chunks end.
                 for chunk in await repository.tail.chunks(tail.line, tail.segment):
-                    if chunk.term == self._term and chunk.start <= end:
+                    if chunk.term == term and chunk.start <= end:
                         end, count = max(end, chunk.end), count + 1
-                await repository.tail.clear_before(tail.line, tail.segment) if not tail.earlier else None
-            sent = self._sent = _Sent(tail.line, tail.segment, self._term, end, count)
+                if not tail.earlier:
+                    self._still(term)
+                    await repository.tail.clear_before(tail.line, tail.segment)
+                self._still(term)
+            sent = self._sent = _Sent(tail.line, tail.segment, term, end, count)
         while sent.end < tail.flushed:
             size = min(LONGEST_CHUNK, tail.flushed - sent.end)
             data = await asyncio.to_thread(_read, tail.path, sent.end, size)
             if len(data) < size:
                 # Renamed or recycled under us: the whole segment follows.
                 return False
-            await repository.tail.put(tail.line, self._term, tail.segment, sent.end, data)
+            self._still(term)
+            await repository.tail.put(tail.line, term, tail.segment, sent.end, data)
             sent.end += size
             sent.chunks += 1
             if (tail.line, tail.segment) not in self._chunked:
@@ -264,26 +298,28 @@ class Tailer:
         if sent.chunks > COMPACT_ABOVE and sent.end <= LONGEST_CHUNK * 4:
             data = await asyncio.to_thread(_read, tail.path, 0, sent.end)
             if len(data) == sent.end:
-                await repository.tail.compact(tail.line, self._term, tail.segment, data)
+                self._still(term)
+                await repository.tail.compact(tail.line, term, tail.segment, data)
                 sent.chunks = 1
         return True
 
-    async def _clear(self, repository: Repository) -> None:
+    async def _clear(self, repository: Repository, term: int) -> None:
         """Remove the chunks of segments that are stored whole by now."""
         for line, segment in list(self._chunked):
             current = self._sent is not None and self._sent.segment == segment
             if not current and await self._shipper.ensure_stored(line, segment):
+                self._still(term)
                 await repository.tail.clear(line, segment)
                 self._chunked.remove((line, segment))
 
-    async def _note(self, repository: Repository, tail: LogTail) -> None:
+    async def _note(self, repository: Repository, tail: LogTail, term: int) -> None:
         last = self._mark
-        moved = last is None or (last.position, last.line, last.term) != (tail.position, tail.line, self._term)
+        moved = last is None or (last.position, last.line, last.term) != (tail.position, tail.line, term)
         now = time.monotonic()
         if not moved and now - self._marked_at < IDLE_MARK_EVERY:
             return
         mark = Mark(
-            term=self._term,
+            term=term,
             instance=self._instance.environment.instance,
             time=tail.observed_at,
             position=tail.position,
@@ -294,6 +330,7 @@ class Tailer:
             segment_bytes=self._segment_bytes,
             written=self._instance.clock.now(),
         )
+        self._still(term)
         await repository.marks.write(mark)
         self._mark, self._marked_at = mark, now
         await self._told_stored(Position(mark.position))
@@ -317,9 +354,10 @@ class Tailer:
         try:
             async with asyncio.timeout(30):
                 mark = await (await self._shipper.repository()).marks.newest()
-        except (YobanError, TimeoutError) as error:
-            log.debug("the newest mark cannot be read: %s", error)
-            self._unread = str(error) or "the object store does not answer in time"
+        except Exception as error:
+            # As in a round: no store may end the agent.
+            self._unread = self._words(error)
+            log.debug("the newest mark cannot be read: %s", self._unread)
             return
         self._unread = ""
         if mark is not None:
@@ -331,11 +369,11 @@ class Tailer:
         try:
             async with asyncio.timeout(10):
                 await source.stored(self._instance.context, position)
-        except (YobanError, OSError, TimeoutError) as error:
+        except Exception as error:
             # It is told again; until then the server keeps more than it needs.
             log.warning("the engine could not be told that the log is stored up to %.200s: %s", position, error)
 
-    async def _describe(self, repository: Repository) -> None:
+    async def _describe(self, repository: Repository, term: int) -> None:
         """Keep the repository's note of what this Database is, for a rebuild without its cluster."""
         document = self._instance.document
         spec: dict[str, Any] = {
@@ -347,6 +385,7 @@ class Tailer:
             "durability": {"mode": document.durability_mode, "replicas": document.durability_replicas},
         }
         if spec != self._described:
+            self._still(term)
             await repository.identity.update_spec(document.incarnation, spec)
             self._described = spec
 

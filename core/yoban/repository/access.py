@@ -2,24 +2,29 @@
 
 Guarantees: a `Retryable` failure is tried again with growing, jittered delays and then raised with the object's key; a
 listing or stream that broke off goes on where it stopped; `read` answers None only for a 404 that a successful listing
-confirms. Does not guarantee that a call which failed left nothing behind: a put whose answer was lost may have happened,
-so callers of `create` compare what is there.
+confirms; every failure is a `YobanError`, whatever the store's plugin lets through. Does not guarantee that a call which
+failed left nothing behind: a put whose answer was lost may have happened, so callers of `create` compare what is there.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TypeVar
 
-from yoban.errors import DeadlineExceeded, IntegrityError, NotFound, Retryable, Unavailable
+from yoban.errors import DeadlineExceeded, IntegrityError, NotFound, Retryable, Unavailable, YobanError
 from yoban.kube.backoff import BackoffPolicy, Random, default_random
 from yoban.kube.clock import Clock, SystemClock
 from yoban.plugins import AlreadyExists, Buffer, ObjectInfo, ObjectStore, Part, StoreCapability, Upload
 
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
+SLOWEST = 1 << 20
+"""Bytes a second that a store takes at least: what is sent has so much time beside the deadline of its call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +33,8 @@ class RetryPolicy:
 
     Attributes:
         attempts: how often a call is tried before its last failure is raised.
-        call_seconds: deadline of one try; of a stream or listing, of each of its steps.
+        call_seconds: deadline of one try, beside the time that the bytes take which it sends; of a stream or listing, of
+            each of its steps.
         backoff: delays between tries.
     """
 
@@ -53,8 +59,8 @@ class Access:
         self.retry = retry or RetryPolicy()
         self._random = random
 
-    async def again(self, object: str, call: Callable[[], Awaitable[T]]) -> T:
-        """Await `call()` under the deadline, again after `Retryable`.
+    async def again(self, object: str, call: Callable[[], Awaitable[T]], *, sends: int = 0) -> T:
+        """Await `call()`, which sends so many bytes, under the deadline, again after `Retryable`.
 
         Raises:
             Retryable: the last failure, when every try failed, with `object` named.
@@ -63,18 +69,28 @@ class Access:
         attempt = 0
         while True:
             try:
-                return await self._within(object, call)
+                return await self._within(object, call, sends)
             except Retryable as error:
                 attempt += 1
                 await self._pause(attempt, object, error)
 
-    async def _within(self, object: str, call: Callable[[], Awaitable[T]]) -> T:
+    async def _within(self, object: str, call: Callable[[], Awaitable[T]], sends: int = 0) -> T:
+        seconds = self.retry.call_seconds + sends / SLOWEST
         try:
-            async with asyncio.timeout(self.retry.call_seconds):
+            async with asyncio.timeout(seconds):
                 return await call()
+        except (YobanError, StopAsyncIteration):
+            raise
         except TimeoutError as error:
             raise DeadlineExceeded(
-                f"the object store did not answer within {self.retry.call_seconds:g} s", object=object, fix=_CHECK
+                f"the object store did not answer within {seconds:.4g} s", object=object, fix=_CHECK
+            ) from error
+        except Exception as error:
+            # The contract names every failure. One that it does not name is the plugin's fault, and says nothing about the
+            # object; let through it would end whoever calls, agents among them.
+            _log.warning("the object store's plugin failed at %s", object, exc_info=True)
+            raise Unavailable(
+                "the object store's plugin failed", object=object, cause=f"{type(error).__name__}: {error}", fix=_PLUGIN
             ) from error
 
     async def _pause(self, attempt: int, object: str, error: Retryable) -> None:
@@ -88,7 +104,7 @@ class Access:
 
     async def put(self, key: str, data: Buffer) -> ObjectInfo:
         """Store, replacing what is there."""
-        return await self.again(key, lambda: self.store.put(key, data))
+        return await self.again(key, lambda: self.store.put(key, data), sends=_bytes(data))
 
     async def create(self, key: str, data: Buffer) -> bool:
         """Store only when nothing is there.
@@ -104,7 +120,7 @@ class Access:
             await self.put(key, data)
             return True
         try:
-            await self.again(key, lambda: self.store.put(key, data, if_absent=True))
+            await self.again(key, lambda: self.store.put(key, data, if_absent=True), sends=_bytes(data))
         except AlreadyExists:
             return False
         return True
@@ -246,7 +262,7 @@ class Access:
 
     async def put_part(self, upload: Upload, number: int, data: Buffer) -> Part:
         """Store a part; again replaces it."""
-        return await self.again(upload.key, lambda: self.store.put_part(upload, number, data))
+        return await self.again(upload.key, lambda: self.store.put_part(upload, number, data), sends=_bytes(data))
 
     async def complete_upload(self, upload: Upload, parts: Sequence[Part]) -> None:
         """Make the object of its parts. A try whose answer was lost is recognised by the object being there."""
@@ -266,16 +282,25 @@ class Access:
 
     async def abort(self, upload: Upload) -> None:
         """Give up an upload as far as the store lets us now; what is left is found by `abort_uploads`."""
-        with suppress(Retryable):
+        try:
             await self._within(upload.key, lambda: self.store.abort_upload(upload))
+        except YobanError as error:  # the error that brought us here is the one to be heard
+            _log.warning("an upload could not be given up and is swept later: %s", error)
 
-    async def abort_uploads(self, prefix: str) -> int:
-        """Give up all uploads under way below `prefix`; returns how many. None where the store has no uploads."""
+    async def abort_uploads(self, prefix: str, *, before: datetime | None = None) -> int:
+        """Give up all uploads under way below `prefix`, or those known to be started before then; returns how many.
+
+        None where the store has no uploads.
+        """
         if StoreCapability.MULTIPART not in self.store.capabilities:
             return 0
 
         async def found() -> list[Upload]:
-            return [upload async for upload in self.store.list_uploads(prefix)]
+            return [
+                upload
+                async for upload in self.store.list_uploads(prefix)
+                if before is None or (upload.started is not None and upload.started < before)
+            ]
 
         uploads = await self.again(prefix, found)
         for upload in uploads:
@@ -284,6 +309,11 @@ class Access:
 
 
 _CHECK = "check the object store and the network to it"
+_PLUGIN = "see the traceback in the log, and report it to whoever made the plugin"
+
+
+def _bytes(data: Buffer) -> int:
+    return memoryview(data).nbytes
 
 
 async def _closable(source: AsyncIterator[T]) -> AsyncGenerator[T, None]:

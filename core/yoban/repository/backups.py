@@ -127,4 +127,5 @@ class Backups:
             backup = decode(parts[1]) if parts[:1] == ("backups",) and len(parts) > 1 else ""
             if backup and (backup in spare or await self.live(backup)):
                 continue
-            await self._access.abort_uploads(key)
+            # Those only: under the key of a segment an agent may be at it anew.
+            await self._access.abort_uploads(key, before=before)

@@ -46,7 +46,8 @@ class Header(Struct, omit_defaults=False):
         codec, cipher, key_id: how the payload was made; unknown means refuse.
         size: bytes of the plain content, -1 when it was not known yet.
         plain_sha256: of the plain content, "" when not known yet.
-        sha256: of the payload as stored, "" when not known yet (then the manifest has it for the whole object).
+        sha256: of the payload as stored, "" when not known yet. Then the manifest has it for the whole object, or, of a file
+            too large to be held, `plain_sha256` proves what comes out.
     """
 
     yoban: int

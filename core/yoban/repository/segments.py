@@ -2,7 +2,11 @@
 
 Guarantees: a segment that is stored is never overwritten; the same content again is a yes, other content under the same
 name an error. What `fetch` leaves under the destination's name is complete and verified. A segment counts as absent
-only when the store says so and a listing agrees. Does not decide which segments to store, nor in which order.
+only when the store says so and a listing agrees. However large a file is, `MAX_PUT` bytes of it are in memory at most. Does
+not decide which segments to store, nor in which order.
+
+An object beyond `MAX_PUT` is sent in parts, and no store completes an upload only where nothing is: it is looked for before
+the first part and once more after the last. Two writers that end within that moment may both succeed.
 """
 
 from __future__ import annotations
@@ -20,13 +24,15 @@ from pathlib import Path
 from yoban.errors import IntegrityError, NotFound, Unsupported
 from yoban.plugins import StoreCapability
 from yoban.repository.access import Access
-from yoban.repository.codec import BLOCK, MAX_HEADER, Header, Opener, Sealed, parse_header, seal_file
+from yoban.repository.codec import BLOCK, MAX_HEADER, Header, Opener, parse_header, seal_file
+from yoban.repository.large import LargeFile
 from yoban.repository.layout import Layout, decode
 from yoban.repository.threads import in_thread
 
 KIND = "segment"
 MAX_PUT = 64 << 20
 _PART = 32 << 20
+"""`MAX_PUT` is a multiple of it: all parts but the last have one size."""
 _BATCH = 4 * BLOCK
 _SLICE = 128 << 10
 """Stored bytes opened at once: what becomes of them is hashed and written while it is in the processor's cache."""
@@ -79,8 +85,12 @@ class LogStore:
 
         Raises:
             IntegrityError: other content is stored under this name (reason `SegmentConflict`); nothing was changed.
+            Unavailable: the file changed meanwhile (reason `FileChanged`), or what the store says.
+            Unsupported: it is too large for a store without multipart uploads.
             OSError: the file cannot be read.
         """
+        if large((await in_thread(os.stat, path)).st_size):
+            return await self._put_large(line, name, path)
         if probe:
             known = await self._describe(line, name)
             if known is not None:
@@ -89,36 +99,60 @@ class LogStore:
                 return PutResult(False, size, sha256, known.stored_size)
         async with self._sealing:
             sealed = await in_thread(seal_file, KIND, _logical(line, name), path)
-        header = sealed.header
-        result = PutResult(True, header.size, header.plain_sha256, len(sealed.blob))
-        if await self._create(line, name, sealed):
-            return result
-        known = await self._describe(line, name)
-        if known is None:
-            raise Unsupported("the store says that the segment exists and that it does not", object=name)
-        self._same(line, name, known, header.size, header.plain_sha256)
-        return PutResult(False, header.size, header.plain_sha256, known.stored_size)
+        if await self._access.create(self._layout.segment(line, name), sealed.blob):
+            return PutResult(True, sealed.header.size, sealed.header.plain_sha256, len(sealed.blob))
+        return await self._there(line, name, sealed.header)
 
-    async def _create(self, line: str, name: str, sealed: Sealed) -> bool:
-        key = self._layout.segment(line, name)
-        if len(sealed.blob) <= MAX_PUT:
-            return await self._access.create(key, sealed.blob)
+    async def _put_large(self, line: str, name: str, path: Path) -> PutResult:
+        # Asked to or not: to read and compress gigabytes only to hear that they are there is dear.
+        known = await self._describe(line, name)
+        file = LargeFile(KIND, _logical(line, name), path)
+        try:
+            header = await file.read()
+            if known is None and await self._send(self._layout.segment(line, name), file):
+                return PutResult(True, header.size, header.plain_sha256, file.stored)
+        finally:
+            file.close()
+        return await self._there(line, name, header)
+
+    async def _send(self, key: str, file: LargeFile) -> bool:
+        """Store the object piece by piece; False when something is there."""
+        first = await file.take(MAX_PUT)
+        if file.done():
+            return await self._access.create(key, first)
         if StoreCapability.MULTIPART not in self._access.store.capabilities:
-            raise Unsupported("the segment is too large for a store without multipart uploads", object=key)
-        if await self._access.head(key) is not None:
-            return False
+            raise Unsupported(
+                "the segment is too large for a store without multipart uploads",
+                object=key,
+                cause=f"compressed it has more than {MAX_PUT >> 20} MiB",
+                fix="use another object store, or let the engine write smaller files of log",
+            )
         upload = await self._access.start_upload(key)
         try:
-            view = memoryview(sealed.blob)
             parts = [
-                await self._access.put_part(upload, index + 1, view[start : start + _PART])
-                for index, start in enumerate(range(0, len(view), _PART))
+                await self._access.put_part(upload, number, first[start : start + _PART])
+                for number, start in enumerate(range(0, len(first), _PART), 1)
             ]
+            del first
+            while not file.done():
+                parts.append(await self._access.put_part(upload, len(parts) + 1, await file.take(_PART)))
+            # Hours may have passed, in which another instance stored it.
+            if await self._access.head(key) is not None:
+                await self._access.abort(upload)
+                return False
             await self._access.complete_upload(upload, parts)
         except BaseException:
             await self._access.abort(upload)
             raise
         return True
+
+    async def _there(self, line: str, name: str, header: Header) -> PutResult:
+        """What to answer when something is stored already: whether it is the same. Raises IntegrityError."""
+        known = await self._describe(line, name)
+        if known is None:
+            raise Unsupported("the store says that the segment exists and that it does not", object=name)
+        self._same(line, name, known, header.size, header.plain_sha256)
+        return PutResult(False, header.size, header.plain_sha256, known.stored_size)
 
     def _same(self, line: str, name: str, known: SegmentInfo, size: int, sha256: str) -> None:
         if (known.size, known.sha256) != (size, sha256):
@@ -214,6 +248,14 @@ class LogStore:
     async def delete(self, line: str, names: list[str]) -> None:
         """Remove segments; those already gone count as removed."""
         await self._access.delete([self._layout.segment(line, name) for name in names])
+
+
+def large(size: int) -> bool:
+    """Tell whether a file of so many bytes is stored piece by piece. Pure.
+
+    Of all others the object fits one put, even where nothing compresses: zstd adds less than a 200th, and the header 8 KiB.
+    """
+    return size > MAX_PUT - (MAX_PUT >> 6)
 
 
 def sealers(cores: int) -> int:

@@ -19,6 +19,9 @@ from yoban.plugins import ObjectStore, ObjectStoreProvider, StoreConfig
 from yoban_s3.declaration import ACCESS_KEY, CAPABILITIES, SECRET_KEY
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_LABEL = r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)"
+_HOST = re.compile(rf"(?:{_LABEL}\.)*{_LABEL}")
+LONGEST_HOST = 255
 
 
 class S3Provider(ObjectStoreProvider):
@@ -95,6 +98,22 @@ def _check_endpoint(config: StoreConfig) -> None:
             object=f"endpoint at {url.hostname}",
             fix="write it as https://host:port; credentials belong into the Secret, the bucket into its field",
         )
+    if not _is_host(url.hostname or "") or any(letter.isspace() for letter in config.endpoint):
+        raise InvalidInput(
+            "the endpoint's host is not one that the S3 client takes",
+            object=f"endpoint {config.endpoint!r}",
+            fix="name it by labels of 1 to 63 letters, digits and inner hyphens with dots between them, or by its address",
+        )
+
+
+def _is_host(name: str) -> bool:
+    """Whether botocore takes it. By a rule of our own: the operator checks, too, and must not load the SDK."""
+    if ":" in name:
+        try:
+            return bool(ipaddress.IPv6Address(name))
+        except ValueError:
+            return False
+    return len(name) <= LONGEST_HOST and _HOST.fullmatch(name.removesuffix(".")) is not None
 
 
 def _check_credentials(credentials: Mapping[str, str]) -> None:

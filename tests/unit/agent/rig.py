@@ -23,9 +23,19 @@ from yoban.agent.supervision import Supervision
 from yoban.errors import Unavailable
 from yoban.kube.client import Client
 from yoban.kube.clock import SystemClock
+from yoban.kube.errors import Timeout, Unreachable
 from yoban.kube.resource import LEASE, POD
+from yoban.kube.transport import Answer, Transport
 from yoban.model.control import JobRequest, JobStatus, Push
-from yoban.model.instance import ArchiveDocument, InstanceDocument, LeaseDocument, Member, StoreDocument
+from yoban.model.instance import (
+    ArchiveDocument,
+    InstanceDocument,
+    LeaseDocument,
+    Member,
+    RestoreDocument,
+    StoreDocument,
+    TargetDocument,
+)
 from yoban.plugins import Finished, InstanceContext, Processes, StopMode, hookimpl
 from yoban.plugins.registry import Registry
 from yoban.repository import Repository
@@ -115,6 +125,14 @@ class InProcessSupervision(Supervision):
         pid = self._pid
         self._status = None
         self._event({"event": "server-exited", "pid": pid, "code": code, "mode": mode})
+
+    async def enforce(self) -> None:
+        """End the server at its deadline, for ever, as the real one does."""
+        while True:
+            if self._status is not None and self.fence_at is not None and self.fence_at <= SystemClock().boottime():
+                await self.runner.stop(self.context(), StopMode.IMMEDIATE)
+                self.died(-9, "immediate")
+            await asyncio.sleep(0.02)
 
     def pod_ends(self, seconds: float = 30.0) -> None:
         """SIGTERM of the Pod."""
@@ -245,6 +263,11 @@ class Agent:
     def reasons(self) -> list[str]:
         return [problem.reason for problem in self.status.problems]
 
+    @property
+    def living(self) -> bool:
+        """Whether its tasks run."""
+        return self._task is not None and not self._task.done()
+
     def start(self) -> None:
         self._task = asyncio.create_task(self._run())
 
@@ -290,6 +313,40 @@ def _plugin(provider: Any) -> Any:
     return SimpleNamespace(YOBAN_PLUGIN_API=(1, 0), yoban_object_stores=stores)
 
 
+class LosesAnswer:
+    """A way to the API server on which the answer to a hand-over is lost, and on which nothing passes after it.
+
+    Args:
+        transport: the way on.
+        forwards: whether the server gets that request.
+    """
+
+    def __init__(self, transport: Transport, *, forwards: bool = True) -> None:
+        self._transport = transport
+        self._forwards = forwards
+        self.lost = False
+        self.cut = False
+
+    async def request(
+        self, method: str, target: str, *, body: bytes | None = None, content_type: str | None = None, deadline: float
+    ) -> Answer:
+        if self.cut:
+            raise Unreachable("cut", object=target)
+        hand_over = method == "PUT" and body is not None and b'"yoban.dev/successor"' in body
+        if hand_over and not self.lost:
+            self.lost = self.cut = True
+            if self._forwards:
+                await self._transport.request(method, target, body=body, content_type=content_type, deadline=deadline)
+            raise Timeout("no answer", object=target)
+        return await self._transport.request(method, target, body=body, content_type=content_type, deadline=deadline)
+
+    def stream(self, target: str, *, deadline: float) -> Any:
+        return self._transport.stream(target, deadline=deadline)
+
+    async def close(self) -> None:
+        pass
+
+
 MakeRig = Callable[..., Rig]
 ENGINES = [MemoryEngine, SetsEngine]
 """With a log whose names follow from each other, and with one whose do not."""
@@ -328,3 +385,24 @@ async def stored(agent: Agent, moment: datetime | None = None) -> None:
 async def fill(rig: Rig, agent: Agent, count: int, prefix: str = "row") -> None:
     for number in range(count):
         await rig.driver.write(agent.context, f"{prefix}-{number}")
+
+
+async def restoring(make_rig: MakeRig) -> Agent:
+    """An agent, not started, that is to restore a Database of which a base backup and some log are stored."""
+    rig = make_rig()
+    agent = rig.agent()
+    agent.start()
+    await agent.ready()
+    assert (await backup(agent)).state == "completed"
+    await fill(rig, agent, 20)
+    await stored(agent)
+    copy = make_rig()
+    copy.source = STORE
+    copy.document = msgspec.structs.replace(
+        copy.document,
+        incarnation="ba9876543210",
+        uid="uid-2",
+        archive=None,
+        restore=RestoreDocument(path=f"{NAMESPACE}/{DATABASE}/{INCARNATION}", target=TargetDocument(type="latest")),
+    )
+    return copy.agent()

@@ -18,8 +18,9 @@ from rig import (
     stored,
     until,
 )
-from yoban.agent import life, observer
+from yoban.agent import ending, life, observer
 from yoban.agent.marker import read_marker
+from yoban.model.control import Problem
 from yoban.model.instance import Marker
 from yoban.plugins import InstanceContext, ServerStatus
 from yoban.testing.memory_store import MemoryCloud
@@ -260,3 +261,32 @@ async def test_answers_of_the_socket(make_rig: MakeRig) -> None:
     assert await ask.answer("restore\t0001-00000099\tlog/fetched") == "missing"
     assert (await ask.answer("restore\tnonsense\tlog/x")).startswith("error")
     assert (await ask.answer("nonsense")).startswith("error")
+
+
+@pytest.mark.parametrize(("role", "name"), [("primary", "RESTART_DEADLINE"), ("recovery", "RECOVERY_DEADLINE")])
+async def test_bug_a_stop_that_an_agent_before_us_began_was_waited_for_without_end(
+    make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch, role: str, name: str
+) -> None:
+    """One deadline is short; that of the other kind of server would last for longer than the test."""
+    monkeypatch.setattr(ending, name, 0.5)
+    rig = make_rig()
+    agent = rig.agent()
+    agent.start()
+    await agent.ready()
+    assert agent.supervision._status is not None
+    agent.supervision._status |= {"mode": "clean", "note": {"role": role}}
+    await agent.again()
+    told: list[str] = []
+    real = agent.instance.board.problem
+
+    def problem(key: str, problem: Problem | None) -> None:
+        told.append(problem.reason if problem is not None else "")
+        real(key, problem)
+
+    monkeypatch.setattr(agent.instance.board, "problem", problem)
+    await until("it was ended", lambda: agent.supervision.last_exit)
+    assert agent.supervision.last_exit is not None
+    assert agent.supervision.last_exit.mode == "immediate"
+    assert "StopOverdue" in told
+    await agent.ready()
+    assert not agent.reasons()

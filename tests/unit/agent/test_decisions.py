@@ -317,3 +317,11 @@ def test_founding_restarts_from_every_interrupted_write(crash_at: int, lost_leas
     assert ground.identity is Identity.INITIALIZED
     # Made anew only when the crash came while it was being made.
     assert ground.made == (2 if crash_at == 3 else 1)
+
+
+def test_a_server_that_was_told_to_stop_is_waited_for_within_bounds() -> None:
+    stopping = replace(BASE, running=Running.STOPPING)
+    assert step(stopping) is Step.WAIT
+    forced = decide(replace(stopping, overdue=True))
+    assert (forced.step, forced.problem) == (Step.FORCE, "StopOverdue")
+    assert step(replace(stopping, overdue=True, stopping=True)) is Step.STOP, "the end of the Pod has bounds of its own"

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from rig import LosesAnswer
 from yoban.agent.lease import MARGIN, PrimaryLease
 from yoban.kube.client import Client
 from yoban.kube.clock import SystemClock
-from yoban.kube.errors import Conflict, Unreachable
+from yoban.kube.errors import Conflict, Timeout, Unreachable
 from yoban.kube.resource import LEASE
 from yoban.model.instance import LeaseDocument
 from yoban.testing.apiserver import FakeApiServer
@@ -232,3 +233,46 @@ async def test_bug_an_older_life_gave_up_the_lease_of_a_newer_one(bench: Bench) 
     assert await _holder(bench) == "orders-1"
     await new.refresh()
     assert (new.view().held, new.view().successor) == (True, "")
+
+
+HAND_OVER = {"yoban.dev/successor": "orders-2", "yoban.dev/position": "9"}
+
+
+async def test_bug_a_lease_was_still_held_after_a_hand_over_whose_answer_was_lost(bench: Bench) -> None:
+    way = LosesAnswer(bench.api)
+    bench.client = Client(way)
+    lease = bench.lease()
+    await lease.refresh()
+    await lease.take(2)
+    fence_at = lease.fence_at()
+    with pytest.raises(Timeout):
+        await lease.give_up(HAND_OVER)
+    assert not lease.view().held
+    assert lease.fence_at() == fence_at
+    await lease.refresh()
+    assert not lease.view().held, "nothing is known yet"
+    with pytest.raises(Unreachable):
+        await lease.take(2)
+    way.cut = False
+    assert not await lease.take(2), "it was read before it was given up"
+    await lease.refresh()
+    view = lease.view()
+    assert (view.holder, view.held, view.successor) == ("", False, "orders-2")
+
+
+async def test_a_lease_whose_giving_up_did_not_arrive_is_held_again_by_a_write(bench: Bench) -> None:
+    way = LosesAnswer(bench.api, forwards=False)
+    bench.client = Client(way)
+    lease = bench.lease()
+    await lease.refresh()
+    await lease.take(2)
+    before = await Client(bench.api).get(LEASE, NAME, "shop")
+    with pytest.raises(Timeout):
+        await lease.give_up(HAND_OVER)
+    way.cut = False
+    await lease.refresh()
+    view = lease.view()
+    assert (view.held, view.term, view.successor) == (True, 2, "")
+    late = {**before, "spec": {**before["spec"], "holderIdentity": ""}}
+    with pytest.raises(Conflict):
+        await Client(bench.api).update(LEASE, late)

@@ -22,7 +22,7 @@ from yoban.errors import Unavailable
 from yoban.kube.clock import SystemClock
 from yoban.kube.resource import LEASE
 from yoban.model.instance import SwitchoverDocument
-from yoban.plugins import InstanceContext, Promotion, Role
+from yoban.plugins import Configured, InstanceContext, Promotion, Role
 from yoban.testing.memory_store import MemoryCloud
 
 
@@ -215,6 +215,39 @@ async def test_a_primary_past_its_deadline_is_started_again_once_the_lease_is_re
     rig.api.listening = True
     await agent.ready()
     assert agent.supervision.refused == 0
+
+
+async def test_bug_a_primary_was_started_under_a_lease_that_had_been_lost_meanwhile(
+    make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = make_rig(instances=2)
+    agent = rig.agent()
+    agent.start()
+    await agent.ready()
+    real, call = rig.engine.server.configure, agent.supervision._call
+    started: list[str] = []
+
+    def taken(lease: dict[str, Any]) -> None:
+        lease["spec"]["holderIdentity"] = "orders-2"
+        lease["metadata"]["annotations"]["yoban.dev/last-holder"] = "orders-2"
+
+    async def configure(ctx: InstanceContext, role: Role, *arguments: Any, running: bool) -> Configured:
+        if role is Role.PRIMARY and not running:
+            rig.api.edit(LEASE, NAMESPACE, f"{DATABASE}-primary", taken)
+            await agent.parts.lease.refresh()
+        return await real(ctx, role, *arguments, running=running)
+
+    async def noted(verb: str, **fields: Any) -> dict[str, Any]:
+        if verb == "start":
+            started.append(fields["note"]["role"])
+        return await call(verb, **fields)
+
+    monkeypatch.setattr(rig.engine.server, "configure", configure)
+    monkeypatch.setattr(agent.supervision, "_call", noted)
+    await rig.runner.stop(agent.context)
+    agent.supervision.died(-9)
+    await until("it has seen who reigns", lambda: agent.status.lease.holder == "orders-2")
+    assert Role.PRIMARY.value not in started
 
 
 async def test_bug_the_lease_was_given_up_beside_a_server_whose_start_was_interrupted(

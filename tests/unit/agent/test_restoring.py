@@ -19,6 +19,7 @@ from rig import (
     backup,
     fill,
     repository,
+    restoring,
     role,
     stored,
     until,
@@ -116,27 +117,6 @@ async def test_bug_retention_was_not_told_of_a_restore_before_it_was_planned(
     await second.ready()
     assert held and all(held)
     assert not any("/restores/" in key for key in cloud.buckets["backups"].objects)
-
-
-async def restoring(make_rig: MakeRig) -> Agent:
-    """An agent, not started, that is to restore a Database of which a base backup and some log are stored."""
-    rig = make_rig()
-    agent = rig.agent()
-    agent.start()
-    await agent.ready()
-    assert (await backup(agent)).state == "completed"
-    await fill(rig, agent, 20)
-    await stored(agent)
-    copy = make_rig()
-    copy.source = STORE
-    copy.document = msgspec.structs.replace(
-        copy.document,
-        incarnation="ba9876543210",
-        uid="uid-2",
-        archive=None,
-        restore=RestoreDocument(path=f"{NAMESPACE}/{DATABASE}/{INCARNATION}", target=TargetDocument(type="latest")),
-    )
-    return copy.agent()
 
 
 class Asks:

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 
 import pytest
 from yoban.errors import AccessDenied, DeadlineExceeded, IntegrityError, NotFound, Unavailable
-from yoban.plugins import AlreadyExists, StoreCapability
+from yoban.plugins import AlreadyExists, ObjectInfo, StoreCapability
 from yoban.repository.access import Access, RetryPolicy
 from yoban.testing.clock import LoopClock
 from yoban.testing.faulty_store import Cut, Delay, Fail, FaultyStore, Hang, LoseAnswer, Truncate
@@ -233,3 +234,22 @@ async def test_already_there_is_no_reason_to_try_again(access: Access, store: Fa
     rule = store.inject("create", Fail(lambda: AlreadyExists("there")), times=None)
     assert await access.create("k", b"x") is False
     assert rule.struck == 1
+
+
+class Foreign(MemoryStore):
+    """Lets errors through that the contract does not name."""
+
+    async def head(self, key: str) -> ObjectInfo:
+        raise ValueError("Invalid endpoint")
+
+    async def list(self, prefix: str = "", *, after: str = "") -> AsyncIterator[ObjectInfo]:
+        for content in dict[str, list[ObjectInfo]]()["Contents"]:
+            yield content
+
+
+async def test_bug_what_a_store_s_plugin_lets_through_ended_the_caller(clock: LoopClock) -> None:
+    access = Access(Foreign(), clock=clock)
+    with pytest.raises(Unavailable, match=r"k: .*plugin failed \(ValueError: Invalid endpoint\)"):
+        await access.head("k")
+    with pytest.raises(Unavailable, match="KeyError"):
+        await access.listed("k")

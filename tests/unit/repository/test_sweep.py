@@ -104,3 +104,14 @@ async def test_failure_32_a_killed_runner_s_note_runs_out(
     assert not await repo.backups.live("b1")
     assert await repo.backups.sweep(timedelta(minutes=30)) == ["b1"]
     assert memory.keys() == []
+
+
+async def test_bug_the_sweep_gave_up_an_upload_under_way(repo: Repository, memory: MemoryStore) -> None:
+    """With what a killed agent left of a segment went the upload of the agent that was at it anew."""
+    key = f"{ROOT}/log/1/a"
+    await memory.start_upload(key)
+    await asyncio.sleep(3600)
+    fresh = await memory.start_upload(key)
+    await asyncio.sleep(60)
+    await repo.backups.sweep(timedelta(minutes=30))
+    assert [upload.id async for upload in memory.list_uploads()] == [fresh.id]

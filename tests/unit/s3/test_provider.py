@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from botocore.utils import is_valid_uri
 from yoban.errors import InvalidInput
 from yoban.plugins import API_VERSION, StoreConfig
 from yoban_s3 import plugin
@@ -30,6 +31,9 @@ def test_what_can_work_passes() -> None:
     cases: tuple[dict[str, Any], ...] = (
         {},
         {"endpoint": "http://10.0.0.1:9000/"},
+        {"endpoint": "http://[fd00::1]:9000"},
+        {"endpoint": "http://minio.shop.svc.cluster.local.:9000"},
+        {"endpoint": "http://" + "a" * 63 + ":9000"},
         {"endpoint": ""},
         {"region": ""},
         {"credentials": {}},
@@ -75,6 +79,30 @@ def test_what_cannot_work_is_named_with_what_to_do(changes: dict[str, Any]) -> N
         S3Provider().check(replace(GOOD, **changes))
     assert error.value.fix
     assert "very-secret" not in str(error.value)
+
+
+UNFIT = (
+    "http://minio_backup:9000",
+    "http://minio-:9000",
+    "http://-minio:9000",
+    "http://" + "a" * 64,
+    "http://" + ".".join(["a" * 60] * 5),
+    "http://s3..example",
+    "http://.",
+    "http://bücher.example",
+    "http://mi nio",
+    "http://minio\n:9000",
+    "http://a%b:9000",
+)
+
+
+@pytest.mark.parametrize("endpoint", UNFIT)
+def test_bug_an_endpoint_that_the_client_refuses_was_taken_and_ended_every_agent_of_the_store(endpoint: str) -> None:
+    assert not is_valid_uri(endpoint), "the rule is botocore's"
+    with pytest.raises(InvalidInput) as error:
+        S3Provider().check(replace(GOOD, endpoint=endpoint))
+    assert repr(endpoint) in str(error.value)
+    assert error.value.fix
 
 
 async def test_opening_checks_first() -> None:

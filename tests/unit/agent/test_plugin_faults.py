@@ -1,0 +1,140 @@
+"""Whole agents: a store plugin that raises what it may not, and a reign that ends in the middle of a round."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+import pytest
+from rig import STORE, Agent, MakeRig, Rig, stored, until
+from yoban.agent import tailer
+from yoban.plugins import ObjectInfo, ObjectStore, StoreConfig
+from yoban.repository import Repository
+from yoban.testing.memory_store import MemoryCloud, MemoryStore
+
+FAULT = "Invalid endpoint: http://minio_backup:9000"
+
+
+def refuse_open(rig: Rig, agent: Agent, patch: pytest.MonkeyPatch) -> None:
+    """The store is another one by now, and its client refuses the endpoint."""
+
+    @asynccontextmanager
+    async def opened(config: StoreConfig) -> AsyncIterator[ObjectStore]:
+        raise ValueError(FAULT)
+        yield MemoryStore()
+
+    patch.setattr(rig.provider, "open", opened)
+    rig.store = msgspec.structs.replace(STORE, endpoint="http://minio_backup:9000")
+    rig.change()
+
+
+def refuse_put(rig: Rig, agent: Agent, patch: pytest.MonkeyPatch) -> None:
+    async def put(self: MemoryStore, key: str, data: object, *, if_absent: bool = False) -> ObjectInfo:
+        raise ValueError(FAULT)
+
+    patch.setattr(MemoryStore, "put", put)
+
+
+def refuse_everything(rig: Rig, agent: Agent, patch: pytest.MonkeyPatch) -> None:
+    """As what lies between plugin and tailer might let through."""
+
+    async def repository() -> Repository:
+        raise ValueError(FAULT)
+
+    patch.setattr(agent.parts.shipper, "repository", repository)
+
+
+@pytest.mark.parametrize("refuse", [refuse_open, refuse_put, refuse_everything])
+async def test_bug_a_store_plugin_that_raised_what_it_may_not_ended_the_agent(
+    make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch, refuse: Any
+) -> None:
+    rig = make_rig()
+    agent = rig.agent()
+    agent.start()
+    await agent.ready()
+    await stored(agent)
+    with monkeypatch.context() as patch:
+        refuse(rig, agent, patch)
+        await rig.driver.write(agent.context, "row")
+        await until("it is told", lambda: agent.living and "ArchiveFailing" in agent.reasons(), 60)
+        (told,) = [problem for problem in agent.status.problems if problem.reason == "ArchiveFailing"]
+        assert FAULT in told.message
+        assert agent.parts.ready()
+        assert not await agent.parts.tailer.drain(0.5), "who is about to stop the server hears of it and goes on"
+    await until("it works again", lambda: "ArchiveFailing" not in agent.reasons(), 40)
+    await stored(agent)
+    assert agent.living
+
+
+async def test_bug_a_store_plugin_that_raised_what_it_may_not_ended_the_agent_of_a_replica(
+    make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tailer, "FOLLOW_EVERY", 0.1)
+    rig = make_rig(instances=2)
+    first, second = rig.agent(1), rig.agent(2)
+    first.start()
+    second.start()
+    await first.ready()
+    await second.ready()
+    asked = 0
+
+    async def repository() -> Repository:
+        nonlocal asked
+        asked += 1
+        raise ValueError(FAULT)
+
+    monkeypatch.setattr(second.parts.shipper, "repository", repository)
+    await until("it has asked", lambda: asked >= 2 or not second.living)
+    assert second.living
+    assert second.parts.ready()
+    assert len([record for record in caplog.records if record.exc_info]) == 1, "once a kind"
+
+
+async def test_bug_a_round_that_outlived_its_reign_stored_objects_of_no_term(
+    make_rig: MakeRig, cloud: MemoryCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = make_rig()
+    agent = rig.agent()
+    agent.start()
+    await agent.ready()
+    await stored(agent)
+    objects = cloud.buckets["backups"].objects
+    real, keys = MemoryStore.put, list[str]()
+
+    async def put(self: MemoryStore, key: str, data: bytes, *, if_absent: bool = False) -> ObjectInfo:
+        done = await real(self, key, data, if_absent=if_absent)
+        keys.append(key)
+        if "/tail/" in key:
+            agent.parts.tailer.reigns(0, None)
+        return done
+
+    monkeypatch.setattr(MemoryStore, "put", put)
+    with monkeypatch.context() as patch:
+        # Nobody says that it reigns again, until it is known what the round did.
+        patch.setattr(agent.parts.life, "_archiver", _Silent())
+        await rig.driver.write(agent.context, "row")
+        await until("a round was under way", lambda: any("/tail/" in key for key in keys))
+        async with agent.parts.tailer._busy:
+            assert not agent.parts.tailer._term
+        after = keys[next(at for at, key in enumerate(keys) if "/tail/" in key) + 1 :]
+        assert after == [], "nothing is written after the end of a reign"
+    assert {_term(key) for key in objects if "/marks/" in key} == {1}
+
+
+class _Silent:
+    """An archiver that hears nothing."""
+
+    def reigns(self, term: int, promotion: object) -> None:
+        pass
+
+    def follows(self, follows: bool) -> None:
+        pass
+
+    async def drain(self, seconds: float) -> bool:
+        return True
+
+
+def _term(key: str) -> int:
+    return int(key.rsplit("/", 1)[1])
