@@ -1,22 +1,22 @@
 """`python -m docs.generate [--check]`: the reference in docs/reference, made from the code.
 
-Settings come from their model, values of the chart from the comments in values.yaml, metrics and reasons from the
-source: every instrument and every reason stands there as a literal. With `--check` nothing is written, and the exit code is 1
+Settings come from their model, values of the chart from the comments in values.yaml, metrics, reasons and events from the
+source: every instrument and every reason stands there as a literal (`docs.reasons` finds the latter). With `--check` nothing is written, and the exit code is 1
 when a page is not what it would be.
 """
 
 from __future__ import annotations
 
 import ast
-import inspect
 import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
-from typing import Any
+
+from docs import contract, metrics
+from docs import reasons as source
+from docs.table import table as _table
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "docs" / "reference"
@@ -28,10 +28,10 @@ def pages() -> dict[str, str]:
     """Return each page by file name."""
     return {
         "settings.md": settings(),
-        "metrics.md": metrics(),
+        "metrics.md": NOTE + metrics.page(list(sources())),
         "conditions.md": conditions(),
         "values.md": values(),
-        "plugin-api.md": plugin_api(),
+        "plugin-api.md": NOTE + contract.page(),
     }
 
 
@@ -95,109 +95,29 @@ def values() -> str:
     )
 
 
-# Metrics
-
-
-@dataclass(frozen=True)
-class Instrument:
-    """An instrument as the source declares it."""
-
-    name: str
-    kind: str
-    unit: str
-    about: str
-    labels: str
-    module: str
-
-
-_KINDS = {
-    "create_counter": "counter",
-    "create_observable_counter": "counter",
-    "create_up_down_counter": "gauge",
-    "create_observable_up_down_counter": "gauge",
-    "create_gauge": "gauge",
-    "create_observable_gauge": "gauge",
-    "create_histogram": "histogram",
-}
-_UNITS = {"s": "seconds", "By": "bytes", "ms": "milliseconds"}
-
-
-def instruments() -> list[Instrument]:
-    """Return every instrument that core and plugins make, by name."""
-    found: dict[str, Instrument] = {}
-    for path, tree in _sources():
-        module = ".".join(path.relative_to(ROOT / path.relative_to(ROOT).parts[0]).with_suffix("").parts)
-        module = re.sub(r"^(postgres|s3)\.", "", module)
-        for node in ast.walk(tree):
-            for one in _instruments_of(node, module):
-                found[one.name] = one
-    return sorted(found.values(), key=lambda one: one.name)
-
-
-def _instruments_of(node: ast.AST, module: str) -> Iterator[Instrument]:
-    if isinstance(node, ast.Tuple):
-        texts = [_text(part) for part in node.elts]
-        if len(texts) == 4 and all(text is not None for text in texts[:3]) and isinstance(node.elts[3], ast.Lambda):
-            name, about, unit = (str(text) for text in texts[:3])
-            yield Instrument(_metric(name, unit, "gauge"), "gauge", unit, about, "", module)
-        return
-    if not isinstance(node, ast.Call):
-        return
-    function = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-    given = {keyword.arg: _text(keyword.value) for keyword in node.keywords}
-    texts = [_text(argument) for argument in node.args]
-    if function == "Tally" and len(texts) >= 2 and texts[0]:
-        labels = ", ".join(f"`{label}`" for label in ast.literal_eval(node.args[2]))
-        name = _metric(texts[0], given.get("unit") or "", "counter")
-        yield Instrument(name, "counter", given.get("unit") or "", str(texts[1]), labels, module)
-    elif function == "gauge" and len(texts) >= 3 and texts[0] and texts[1] is not None and texts[2]:
-        yield Instrument(_metric(texts[0], texts[1], "gauge"), "gauge", texts[1], texts[2], "", module)
-    elif function in _KINDS and texts and texts[0]:
-        kind = _KINDS[function]
-        places = [text for text in texts[1:] if text is not None]
-        unit = given.get("unit") or (places[0] if places else "") or ""
-        about = given.get("description") or (places[1] if len(places) > 1 else "") or ""
-        yield Instrument(_metric(texts[0], unit, kind), kind, unit, about, "", module)
-
-
-def _metric(name: str, unit: str, kind: str) -> str:
-    """The name as Prometheus sees it; the same rule as `yoban.telemetry.prometheus`."""
-    name = re.sub(r"[^a-zA-Z0-9_]", "_", name)
-    suffix = _UNITS.get(unit, "")
-    if suffix and not name.endswith(f"_{suffix}"):
-        name += f"_{suffix}"
-    return f"{name}_total" if kind == "counter" and not name.endswith("_total") else name
-
-
-def metrics() -> str:
-    """Return the page about metrics."""
-    rows = [(f"`{one.name}`", one.kind, one.labels, one.about.rstrip("."), f"`{one.module}`") for one in instruments()]
-    return (
-        f"{NOTE}# Metrics\n\n"
-        "Operator: port 8080, path `/metrics`. Instances: port 9187. The chart's value `podMonitor` has Prometheus scrape both;\n"
-        "it labels instances with `yoban_dev_database`, `yoban_dev_instance` and `yoban_dev_role`. Names are as Prometheus sees\n"
-        "them; by OTLP they have dots and no suffix. Gauges `yoban_database_…` and `yoban_backup_…` have the labels `namespace`\n"
-        "and `database`.\n\n" + _table(("metric", "kind", "labels", "meaning", "where"), rows)
-    )
-
-
 # Conditions
 
 
 def reasons() -> dict[str, list[tuple[str, str]]]:
-    """Return every reason by the part of the system that gives it, with the sentence beside it where there is one."""
-    found: dict[str, dict[str, str]] = defaultdict(dict)
-    for path, tree in _sources():
-        part = _part(path)
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ClassDef):
-                for reason in _class_reason(node):
-                    found["errors"].setdefault(reason, (ast.get_docstring(node) or "").split("\n")[0])
-            elif isinstance(node, ast.Call):
-                for reason, text in _call_reason(node):
-                    if not found[part].get(reason):
-                        found[part][reason] = text
-    return {part: sorted(items.items()) for part, items in found.items() if items}
+    """Return every reason by the part of the system that gives it, with what it says."""
+    texts: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    anywhere: dict[str, list[str]] = defaultdict(list)
+    for one in source.found([(path.relative_to(ROOT), tree) for path, tree in sources()]):
+        texts["errors" if one.is_error else _part(ROOT / one.path)][one.reason].append(one.text)
+        anywhere[one.reason].append(one.text)
+    return {
+        part: sorted(
+            (reason, source.says(reason, beside, anywhere[reason], is_error=part == "errors"))
+            for reason, beside in words.items()
+        )
+        for part, words in texts.items()
+    }
+
+
+def events() -> list[tuple[str, str]]:
+    """Return every event with what it says."""
+    found = source.events([(path.relative_to(ROOT), tree) for path, tree in sources()])
+    return sorted((reason, source.EVENTS.get(reason, "")) for reason in found)
 
 
 def _part(path: Path) -> str:
@@ -212,34 +132,6 @@ def _part(path: Path) -> str:
     if path.stem == "compliance":
         return "BackupPolicy"
     return "any kind"
-
-
-def _class_reason(node: ast.ClassDef) -> Iterator[str]:
-    for line in node.body:
-        target = line.targets[0] if isinstance(line, ast.Assign) else getattr(line, "target", None)
-        if (
-            isinstance(target, ast.Name)
-            and target.id == "reason"
-            and _camel(text := _text(getattr(line, "value", None)))
-        ):
-            yield str(text)
-
-
-def _call_reason(node: ast.Call) -> Iterator[tuple[str, str]]:
-    function = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-    texts = [_text(argument) for argument in node.args]
-    given = {keyword.arg: _text(keyword.value) for keyword in node.keywords}
-    if _camel(given.get("reason")):
-        text = given.get("message") or (texts[0] if texts and not _camel(texts[0]) else "") or ""
-        yield str(given["reason"]), text
-    elif function in ("Fault", "Observation", "Condition", "Verdict"):
-        place = 0 if function == "Fault" else 2
-        if len(texts) > place and _camel(texts[place]):
-            yield str(texts[place]), (texts[place + 1] if len(texts) > place + 1 else "") or given.get("message") or ""
-
-
-def _camel(text: str | None) -> bool:
-    return bool(text and re.fullmatch(r"[A-Z][a-z]+([A-Z][a-z]+)*", text))
 
 
 def conditions() -> str:
@@ -263,117 +155,31 @@ def conditions() -> str:
     text = (
         f"{NOTE}# Conditions and reasons\n\n"
         "Every condition has `observedGeneration`; one that is older than `metadata.generation` speaks of the specification before\n"
-        "the last change. `lastTransitionTime` moves only when the status does. The message says what is wrong and what to do.\n\n"
+        "the last change. `lastTransitionTime` moves only when the status does. The message says what is wrong and what to do;\n"
+        "[Operations](../operations.md) has the longer stories.\n\n"
         + _table(("kind", "condition", "True means"), types)
     )
     found = reasons()
     for part in sorted(found, key=lambda name: (name == "errors", name)):
         title = "Reasons that errors carry everywhere" if part == "errors" else f"Reasons: {part}"
         text += f"\n## {title}\n\n" + _table(("reason", "says"), [(f"`{r}`", t) for r, t in found[part]])
-    return text
-
-
-# Plugin API
-
-_FACETS = (
-    "Engine", "Positions", "Targets", "Server", "Replication", "BaseBackup", "BackupSession", "LogSource", "Recovery",
-    "ObjectStoreProvider", "ObjectStore", "BucketAdmin",
-)  # fmt: skip
-
-
-def plugin_api() -> str:
-    """Return the page about every name of `yoban.plugins`, made of its docstrings."""
-    import yoban.plugins
-    from yoban.plugins.hookspecs import HookSpecs
-
-    text = (
-        f"{NOTE}# Plugin API {'.'.join(map(str, yoban.plugins.API_VERSION))}\n\nEverything that `yoban.plugins` exports. "
-        "[Write a plugin](../write-a-plugin.md) shows how it fits together.\n\n## Hooks\n\n"
+    return text + (
+        "\n## Events\n\n"
+        "`kubectl get events --field-selector=involvedObject.kind=Database`. Besides these, what ends the work on a Database is\n"
+        "an event with the reason that `Ready` has.\n\n"
+        + _table(("event", "says"), [(f"`{reason}`", text) for reason, text in events()])
     )
-    for name, function in vars(HookSpecs).items():
-        if name.startswith("yoban_"):
-            text += _member(name, function, heading="###")
-    others = [name for name in yoban.plugins.__all__ if name not in _FACETS]
-    for title, names in (("Facets and stores", _FACETS), ("Values", others)):
-        text += f"## {title}\n\n"
-        for name in names:
-            thing = getattr(yoban.plugins, name)
-            if inspect.isclass(thing):
-                text += _class(name, thing)
-    return text
-
-
-def _class(name: str, thing: type) -> str:
-    text = f"### `{name}`\n\n{_doc(thing)}\n\n"
-    if issubclass(thing, Enum):
-        rows = [(f"`{member.name}`", f"`{member.value}`") for member in thing]
-        return text + _table(("member", "value"), rows) + "\n"
-    for member, function in vars(thing).items():
-        if member.startswith("_"):
-            continue
-        if isinstance(function, property):
-            text += f"#### `{member}` (property)\n\n{_doc(function)}\n\n"
-        elif inspect.isfunction(function):
-            text += _member(
-                member, function, heading="####", abstract=member in getattr(thing, "__abstractmethods__", ())
-            )
-    return text
-
-
-def _member(name: str, function: Any, *, heading: str, abstract: bool = True) -> str:
-    kind = "async def" if inspect.iscoroutinefunction(function) else "def"
-    note = "" if abstract else "\n\nMay be left out: there is a default."
-    return f"{heading} `{name}`\n\n```python\n{kind} {name}{_signature(function)}\n```\n\n{_doc(function)}{note}\n\n"
-
-
-def _signature(function: Any) -> str:
-    # Annotations are texts (they are not evaluated): shown without their quotes, and without `self`.
-    return str(inspect.signature(function)).replace("'", "").replace("(self, ", "(").replace("(self)", "()")
-
-
-def _doc(thing: object) -> str:
-    """A docstring as Markdown: sections of names become lists."""
-    lines = (inspect.getdoc(thing) or "").splitlines()
-    out: list[str] = []
-    inside = False
-    for line in lines:
-        if re.fullmatch(r"(Args|Attributes|Raises)(, .*)?:|Raises, .*:", line):
-            inside = True
-            out += [f"**{line.removesuffix(':')}**", ""]
-        elif inside and (item := re.match(r"    (?! )([^:]+): (.*)", line)):
-            out.append(f"- `{item[1]}`: {item[2]}")
-        elif inside and line.startswith("    "):
-            out.append(f"  {line.strip()}")
-        else:
-            inside = False
-            out.append(line)
-    return "\n".join(out)
 
 
 # Shared
 
 
-def _sources() -> Iterator[tuple[Path, ast.Module]]:
+def sources() -> Iterator[tuple[Path, ast.Module]]:
+    """Yield the modules of core and plugins with their paths."""
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
             if "testing" not in path.parts:
                 yield path, ast.parse(path.read_text())
-
-
-def _text(node: ast.AST | None) -> str | None:
-    """The text of a literal; of an f-string with an ellipsis where a value stands; None for anything else."""
-    if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        return node.value
-    if isinstance(node, ast.JoinedStr):
-        return "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)
-    return None
-
-
-def _table(head: tuple[str, ...], rows: list[Any]) -> str:
-    def line(cells: tuple[str, ...]) -> str:
-        return "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |\n"
-
-    return line(head) + "|---" * len(head) + "|\n" + "".join(line(row) for row in rows)
 
 
 def main(arguments: list[str]) -> int:

@@ -41,7 +41,7 @@ def observe(status: Callable[[], AgentStatus], meter: Meter | None = None) -> No
     gauge("yoban.lease.expires", "s", "Time until the Lease runs out.", _expires)
     gauge("yoban.archive.backlog", "1", "Whole segments of the log that wait to be stored.", _backlog)
     gauge("yoban.archive.backlog.size", "By", "What the volume keeps for them.", _backlog_bytes)
-    gauge("yoban.archive.failing", "s", "Since when storing fails; 0 while it works.", _failing)
+    gauge("yoban.archive.failing", "s", "For how long storing has failed; 0 while it works.", _failing)
     gauge("yoban.archive.window.age", "s", "Age of the latest moment that can be restored.", _window_age)
     gauge("yoban.log.volume.free", "By", "Room on the volume that holds the log.", _free)
     gauge(

@@ -12,6 +12,9 @@ from enum import Enum
 
 from yoban.errors import Retryable, Terminal, YobanError
 
+GIVE_UP = "bring its Pod or node back, or give it up: docs/operations.md"
+"""What is to be done with a primary that does not accept writes."""
+
 
 class Truth(Enum):
     """The three states of a condition."""
@@ -118,7 +121,8 @@ def database_ready(facts: DatabaseFacts) -> Observation:
     count = f"{facts.ready} of {facts.wanted} instances are ready"
     if not facts.primary_ready:
         reason = "Progressing" if facts.activity else "NoPrimary" if not facts.primary else "PrimaryNotReady"
-        text = facts.activity or (f"primary {facts.primary} does not accept writes" if facts.primary else "no primary")
+        lacks = f"primary {facts.primary} does not accept writes; {GIVE_UP}" if facts.primary else "no primary"
+        text = facts.activity or lacks
         return Observation("Ready", Truth.FALSE, reason, f"{text}; {count}")
     if not facts.primary_served:
         lacks = f"Pod of primary {facts.primary} has not its label; {count}"
@@ -126,7 +130,7 @@ def database_ready(facts: DatabaseFacts) -> Observation:
             "Ready", Truth.FALSE, "PrimaryNotServed", f"the Service for writes finds no primary yet: the {lacks}"
         )
     if facts.paused:
-        return Observation("Ready", Truth.TRUE, "Paused", f"{count}; the operator changes nothing while it is paused")
+        return Observation("Ready", Truth.TRUE, "Paused", f"{count}; nothing planned is begun while it is paused")
     if first is not None:
         return Observation("Ready", Truth.TRUE, "Degraded", f"{first}{others}; {count}")
     if facts.ready < facts.wanted:

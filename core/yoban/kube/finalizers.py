@@ -44,7 +44,7 @@ class Finalizer:
         client: the way to the API server.
         resource: the kind.
         name: domain-qualified, `yoban.dev/bucket`; ValueError otherwise.
-        skip_annotation: with any value but "" or "false", deletion does not wait for the clean-up.
+        skip_annotation: with any value but "false", deletion does not wait for the clean-up.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Finalizer:
 
     def is_skipped(self, obj: Obj) -> bool:
         """Whether somebody asked not to wait for the clean-up."""
-        return self._skip is not None and annotations_of(obj).get(self._skip, "false") not in ("", "false")
+        return self._skip is not None and annotations_of(obj).get(self._skip, "false").lower() != "false"
 
     async def handle(
         self,

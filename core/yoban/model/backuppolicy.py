@@ -33,7 +33,7 @@ class Retention(Part):
     )
     grace: Duration = Field(
         default=timedelta(hours=1),
-        description="Time between marking what is no longer needed and removing it.",
+        description="Time between marking what is no longer needed and removing it. Less than 5m is taken for 5m.",
     )
 
 
@@ -52,7 +52,9 @@ class BackupPolicySpec(Part):
     )
     rpo: Duration = Field(
         default=timedelta(seconds=5),
-        description="How old the newest commit may become before it is stored.",
+        description="How old the oldest commit that is not stored yet may become, such as 5s (units: ms, s, m, h, d; 1h30m). "
+        "The log is stored every third of it, 0.5 to 2 s. The policy counts as broken above three times this, and "
+        "above 15 s.",
     )
     schedule: str | None = Field(
         default=None,
@@ -63,7 +65,8 @@ class BackupPolicySpec(Part):
         "for, once.",
     )
     maximum_age: Duration | None = Field(
-        default=None, description="A base backup is due when the newest is older than this, such as 24h."
+        default=None,
+        description="A base backup is due when the newest is older than this, such as 24h. At least 1m.",
     )
     time_zone: str = Field(
         default="UTC",
@@ -73,7 +76,8 @@ class BackupPolicySpec(Part):
     )
     retention: Retention | None = Field(default=None, description="What is kept. Absent: nothing is ever removed.")
     backup_deadline: Duration = Field(
-        default=timedelta(hours=24), description="A base backup that takes longer has failed; another is started."
+        default=timedelta(hours=24),
+        description="A base backup that takes longer has failed; another is started. At least 1m.",
     )
     backup_retries: int = Field(default=2, ge=0, le=20, description="How often a failed base backup is tried again.")
 

@@ -142,10 +142,14 @@ class DatabaseSpec(Part):
     tls: Tls = Field(default_factory=Tls, description="Certificates.")
     deletion_policy: DeletionPolicy = Field(
         default="Retain",
-        description="Retain: the volumes stay when the Database is deleted. Backups stay in any case.",
+        description="Retain: the volumes stay when the Database is deleted, for you to read; no Database takes them up "
+        "again, also not one of the same name. Backups stay in any case.",
     )
     paused: bool = Field(
-        default=False, description="The operator changes nothing of it; the servers run on, and the primary stays."
+        default=False,
+        description="Nothing planned is begun: no scaling, Pod replacement, restart or switchover, and no successor is "
+        "named for a primary whose volume is gone. Settings, passwords, certificates, sizes of volumes, backups and "
+        "retention go on.",
     )
 
     @property

@@ -16,7 +16,8 @@ class Credentials(Part):
     """Where the store's credentials are."""
 
     secret: ObjectName = Field(
-        description="Name of a Secret in the same namespace; the provider says which entries it must have."
+        description="Name of a Secret in the same namespace; the provider says which entries it must have. For s3 "
+        "accessKeyId, secretAccessKey and, if temporary, sessionToken."
     )
 
 
@@ -39,8 +40,8 @@ class ObjectStoreSpec(Part):
     bucket: str = Field(
         min_length=1,
         max_length=255,
-        pattern=r"^[A-Za-z0-9][-A-Za-z0-9._/]*$",
-        description="Name of the bucket. The provider may allow less.",
+        pattern=r"^[A-Za-z0-9/][-A-Za-z0-9._/]*$",
+        description="Name of the bucket, or whatever the provider calls its largest unit. The provider may allow less.",
         json_schema_extra=validations(
             rule("!self.contains('..') && !self.contains('//')", "bucket must not contain '..' or '//'")
         ),
@@ -59,7 +60,10 @@ class ObjectStoreSpec(Part):
         description="URL of the service. Empty: the provider's own.",
     )
     region: str = Field(
-        default="", max_length=64, pattern=r"^[A-Za-z0-9-]*$", description="Region. Empty: the provider's default."
+        default="",
+        max_length=64,
+        pattern=r"^[A-Za-z0-9-]*$",
+        description="Region. Empty: the provider's default. Required by s3 without endpoint.",
     )
     ca_bundle: str = Field(
         default="",
@@ -70,7 +74,9 @@ class ObjectStoreSpec(Part):
         ),
     )
     credentials: Credentials | None = Field(
-        default=None, description="Credentials. Absent: the workload's own identity."
+        default=None,
+        description="Credentials. Absent: the identity of the ServiceAccounts of the operator (chart: "
+        "serviceAccount.annotations) and of each Database (it bears the Database's name).",
     )
     create: bool = Field(default=False, description="Make the bucket when it is not there, and mark it as ours.")
     deletion_policy: DeletionPolicy = Field(

@@ -33,7 +33,9 @@ class StoreCapability(Enum):
     CONDITIONAL_PUT = "conditional-put"
     """`put(if_absent=True)` is atomic against all writers."""
     MULTIPART = "multipart"
+    """Objects can be made of parts: `start_upload` and what follows it."""
     BUCKET_ADMIN = "bucket-admin"
+    """`bucket` can make and remove the bucket."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,7 @@ class ObjectStore(ABC):
     """One bucket below one prefix. Usable by many tasks at once; it bounds its connections itself."""
 
     capabilities: frozenset[StoreCapability] = frozenset()
+    """What it can do beyond put, get, list and delete."""
 
     @abstractmethod
     async def put(self, key: str, data: Buffer, *, if_absent: bool = False) -> ObjectInfo:
@@ -195,7 +198,9 @@ class ObjectStoreProvider(ABC):
     name: str
     """Value of `spec.provider` (lower case letters, digits, `-`)."""
     title: str
+    """For people."""
     capabilities: frozenset[StoreCapability] = frozenset()
+    """What its stores can do."""
     secret_keys: Mapping[str, str] = {}
     """Entries that the credentials Secret must have, with a description each; empty when it needs none."""
 

@@ -35,7 +35,7 @@ class Replication(ABC):
     """Replicas of one Database."""
 
     election: Literal["agent", "self"] = "agent"
-    """Who chooses the primary: our agents by the Lease, or the servers themselves."""
+    """Who chooses the primary: `agent`, our agents by the Lease. `self`, the servers, is reserved and not used yet."""
 
     @abstractmethod
     async def provision(self, ctx: InstanceContext, donor: Peer, progress: ProgressCallback) -> None:

@@ -182,6 +182,8 @@ PAIRS: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
         "spec.tls.additionalNames",
     ),
     ("ObjectStore", store(bucket="a-b.c"), store(bucket="-a"), "spec.bucket"),
+    ("ObjectStore", store(bucket="/mnt/backups"), store(bucket=".a"), "spec.bucket"),
+    ("ObjectStore", store(bucket="/mnt/backups"), store(bucket="//mnt"), "bucket must not contain"),
     ("ObjectStore", store(), store(bucket="a..b"), "bucket must not contain"),
     ("ObjectStore", store(prefix="team/a"), store(prefix="/team"), "spec.prefix"),
     ("ObjectStore", store(), store(prefix="a/../b"), "prefix must not contain"),

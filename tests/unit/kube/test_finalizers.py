@@ -184,7 +184,9 @@ async def test_3_9_a_failed_clean_up_is_reported_and_keeps_the_finalizer(
         await finalizer.handle(obj, Cleanup(OSError("store down")))
 
 
-@pytest.mark.parametrize(("value", "skipped"), [("true", True), ("yes", True), ("false", False), ("", False)])
+@pytest.mark.parametrize(
+    ("value", "skipped"), [("true", True), ("yes", True), ("", True), ("false", False), ("False", False)]
+)
 async def test_3_9_an_annotation_ends_the_wait_for_a_dead_system(
     server: FakeApiServer, client: Client, finalizer: Finalizer, value: str, skipped: bool
 ) -> None:

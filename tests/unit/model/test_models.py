@@ -84,7 +84,10 @@ def test_models_are_immutable():
         Database.parse(database()).spec.engine = "other"
 
 
-@pytest.mark.parametrize("value, skips", [(None, False), ("false", False), ("true", True), ("yes", True)])
+@pytest.mark.parametrize(
+    "value, skips",
+    [(None, False), ("false", False), ("False", False), ("true", True), ("yes", True), ("", True)],
+)
 def test_the_clean_up_is_skipped_by_any_value_but_false(value, skips):
     annotations = {} if value is None else {"yoban.dev/skip-cleanup": value}
     obj = {"metadata": {"name": "s3", "annotations": annotations}, "spec": {"provider": "s3", "bucket": "b"}}

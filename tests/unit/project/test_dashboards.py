@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from docs.generate import instruments
+from docs import generate, metrics
 
 FOLDER = Path(__file__).parents[3] / "deploy" / "dashboards"
 
@@ -18,7 +18,7 @@ FOLDER = Path(__file__).parents[3] / "deploy" / "dashboards"
 @functools.cache
 def known() -> set[str]:
     names = set()
-    for one in instruments():
+    for one in metrics.instruments(list(generate.sources())):
         names.add(one.name)
         if one.kind == "histogram":
             names |= {f"{one.name}_{part}" for part in ("bucket", "sum", "count")}
@@ -45,6 +45,13 @@ def test_outcomes_are_those_of_the_controller() -> None:
     for expression in expressions():
         for outcome in re.findall(r'outcome="(\w+)"', expression):
             assert f'"{outcome}"' in source
+
+
+def test_that_nobody_leads_is_told_also_when_there_is_no_operator() -> None:
+    """A sum over nothing is nothing, not 0, and an alert over nothing is silent."""
+    alerts = yaml.safe_load((FOLDER / "alerts.yaml").read_text())
+    rules = {rule["alert"]: rule["expr"] for group in alerts["spec"]["groups"] for rule in group["rules"]}
+    assert rules["YobanNobodyLeads"].endswith("or vector(0)) < 1")
 
 
 def test_every_alert_says_what_it_means_and_how_bad_it_is() -> None:
