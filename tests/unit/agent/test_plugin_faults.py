@@ -123,6 +123,26 @@ async def test_bug_a_round_that_outlived_its_reign_stored_objects_of_no_term(
     assert {_term(key) for key in objects if "/marks/" in key} == {1}
 
 
+async def test_bug_a_reign_that_never_got_its_first_mark_was_told_to_be_up_to_date(
+    make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def held_up(*_: object, **__: object) -> None:
+        """A segment before the tail cannot be stored, say: then no mark is written, and nothing else fails."""
+
+    monkeypatch.setattr(tailer.Tailer, "_note", held_up)
+    agent = make_rig().agent()
+    agent.start()
+    await agent.ready()
+
+    def lag() -> float:
+        return agent.status.archive.lag_seconds or 0.0
+
+    await until("it is told", lambda: lag() > 0)
+    before = lag()
+    await until("it grows", lambda: lag() > before)
+    assert agent.status.archive.failing_since is None
+
+
 class _Silent:
     """An archiver that hears nothing."""
 
