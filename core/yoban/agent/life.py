@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
+from datetime import datetime
 from typing import Any, Protocol
 
 from opentelemetry import trace
@@ -64,7 +65,7 @@ class Archiver(Protocol):
         """Store what the log has, within so many seconds; False when something is left."""
         ...
 
-    def reigns(self, term: int, promotion: Promotion | None) -> None:
+    def reigns(self, term: int, promotion: Promotion | None, began: datetime | None = None) -> None:
         """We reign in `term` (by this promotion) from now on; term 0: we do not."""
         ...
 
@@ -432,8 +433,8 @@ class Life:
         await instance.supervision.start(command, {"role": role.value, "restart": restart})
 
     async def _promote(self, decision: Decision) -> None:
-        promotion = await switchover.take_over(self._instance, decision.term)
-        self._archiver.reigns(decision.term, promotion)
+        promotion, began = await switchover.take_over(self._instance, decision.term)
+        self._archiver.reigns(decision.term, promotion, began)
         handover = self._instance.board.status.switchover
         if handover.state == "running":
             self._instance.board.set(

@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 
 from yoban.agent.bootstrap import reign
 from yoban.agent.instance import Instance
 from yoban.agent.lease import LeaseView, PrimaryLease
 from yoban.agent.observer import Observer
-from yoban.errors import NotReady, Unsupported
+from yoban.errors import NotReady, Unsupported, YobanError
 from yoban.kube.clock import Clock
 from yoban.model.control import SwitchoverState
 from yoban.model.instance import LEASE_POSITION, LEASE_SUCCESSOR, LEASE_SWITCHOVER, SwitchoverDocument
@@ -25,6 +26,7 @@ log = logging.getLogger("yoban.agent.switchover")
 STOP_DEADLINE = 60.0
 ARCHIVE_DEADLINE = 30.0
 PROMOTE_DEADLINE = 60.0
+STATUS_DEADLINE = 5.0
 LINK_LOOKS = 6
 
 
@@ -103,8 +105,11 @@ async def _link(observer: Observer, target: str, clock: Clock) -> ReplicaLink | 
     return link
 
 
-async def take_over(instance: Instance, term: int) -> Promotion:
+async def take_over(instance: Instance, term: int) -> tuple[Promotion, datetime | None]:
     """Make our replica the primary of `term`. The caller holds the Lease. May be repeated.
+
+    Returns the promotion, and a moment (UTC) by which nothing had been written on the new line; None when that is not known:
+    what an earlier try had promoted may have taken writes since.
 
     Raises DeadlineExceeded when the server did not do it in time.
     """
@@ -112,10 +117,21 @@ async def take_over(instance: Instance, term: int) -> Promotion:
     if replication is None:
         raise Unsupported("the engine has no replicas", object=f"engine {instance.engine.name}")
     context = instance.context
+    began = instance.clock.now() if await _replicates(instance) else None
     async with asyncio.timeout(PROMOTE_DEADLINE + 10):
         promotion = await replication.promote(context, deadline=PROMOTE_DEADLINE)
     await reign(context, reigned=True, term=term)
     async with asyncio.timeout(30):
         await instance.engine.server.configure(context, Role.PRIMARY, None, running=True)
     log.info("promoted in term %s: line %s from %s at %s", term, promotion.line, promotion.parent, promotion.fork)
-    return promotion
+    return promotion, began
+
+
+async def _replicates(instance: Instance) -> bool:
+    """Whether our server is known to be a replica still."""
+    try:
+        async with asyncio.timeout(STATUS_DEADLINE):
+            status = await instance.engine.server.status(instance.context)
+    except (YobanError, TimeoutError):
+        return False
+    return status.role is Role.REPLICA

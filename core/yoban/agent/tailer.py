@@ -71,6 +71,7 @@ class Tailer:
         self._term = 0
         self._behind = ""
         self._promotion: Promotion | None = None
+        self._began: datetime | None = None
         self._recorded: TermRecord | None = None
         self._record_seen_at = 0.0
         self._sent: _Sent | None = None
@@ -95,11 +96,12 @@ class Tailer:
 
     # -- what the life says -----------------------------------------------------------------------------------------
 
-    def reigns(self, term: int, promotion: Promotion | None) -> None:
-        """We reign in `term` (by this promotion) from now on; term 0: we do not."""
+    def reigns(self, term: int, promotion: Promotion | None, began: datetime | None = None) -> None:
+        """We reign in `term` (by this promotion, before which, at `began`, nothing was written on its line) from now on;
+        term 0: we do not."""
         if promotion is not None or term != self._term:
             # That of another reign would make a wrong record of this one, which stays.
-            self._promotion = promotion
+            self._promotion, self._began = promotion, began
         if term != self._term:
             self._term = term
             self._sent = None
@@ -250,6 +252,7 @@ class Tailer:
                 position="" if promotion is None or first else promotion.fork,
                 time=self._instance.clock.now(),
                 incarnation=self._instance.document.incarnation,
+                began=self._began,
             )
         )
         log.info("term %s recorded", term)

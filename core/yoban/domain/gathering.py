@@ -42,7 +42,7 @@ class _Term(Protocol):
     @property
     def position(self) -> str: ...
     @property
-    def time(self) -> datetime: ...
+    def began(self) -> datetime | None: ...
 
 
 class _Mark(Protocol):
@@ -125,7 +125,7 @@ def history(catalogue: _Catalogue, log: LogSource | None) -> History:
                 line=item.line,
                 parent=item.parent,
                 fork=Position(item.position) if item.parent and item.position else None,
-                started=item.time,
+                started=item.began,
                 instance=item.instance,
             )
             for item in catalogue.terms

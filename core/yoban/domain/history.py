@@ -36,7 +36,7 @@ class Term:
         line: line that is written in it.
         parent: line that it left; "" for the first.
         fork: last place that both lines share; None for the first.
-        started: UTC time of the promotion, None when not recorded.
+        started: UTC, before its promotion; None when not recorded. By then nothing had been written on its line.
         instance: who reigned.
     """
 

@@ -30,6 +30,8 @@ class TermRecord(Struct):
         position: last place shared with the parent, "" for the first.
         time: when it was written (UTC).
         incarnation: life of the data.
+        began: by which nothing had been written on the line yet (UTC); None when that is not known. What was committed later
+            is proven by marks only, however late the record was written.
     """
 
     format: int = FORMAT
@@ -40,6 +42,7 @@ class TermRecord(Struct):
     position: str = ""
     time: datetime
     incarnation: str = ""
+    began: datetime | None = None
 
 
 class Terms:

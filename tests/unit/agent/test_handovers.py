@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from rig import Agent, LosesAnswer, MakeRig, Rig, until
+from rig import Agent, LosesAnswer, MakeRig, Rig, stored, until
 from yoban.agent import switchover
 from yoban.agent.lease import LeaseView
+from yoban.domain.gathering import history
 from yoban.errors import Unavailable
 from yoban.kube.client import Client
 from yoban.model.control import SwitchoverState
 from yoban.model.instance import SwitchoverDocument
-from yoban.plugins import InstanceContext, Position, Role
+from yoban.plugins import InstanceContext, ObjectInfo, Position, Role
+from yoban.testing.memory_store import MemoryCloud, MemoryStore
 
 REQUEST = SwitchoverDocument(id="a", target="orders-2")
 BROKEN = "the hand-over to orders-2 was broken off; orders-1 goes on as primary"
@@ -155,3 +158,38 @@ def test_what_counts_as_broken_off() -> None:
     assert switchover.broken_off(other, held, none, "orders-1") is None, "it is still to be done"
     lost = LeaseView(known=True, holder="orders-1", mine=True, switchover="a")
     assert switchover.broken_off(REQUEST, lost, none, "orders-1") is None
+
+
+async def test_bug_a_window_claimed_what_was_committed_before_the_record_of_the_reign_was_written(
+    make_rig: MakeRig, cloud: MemoryCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = make_rig(instances=2)
+    first, second = await pair(rig)
+    await stored(first)
+    real, refused = MemoryStore.put, list[str]()
+
+    async def put(self: MemoryStore, key: str, data: bytes, *, if_absent: bool = False) -> ObjectInfo:
+        """No record of a term comes through, nor later any of what is written in it."""
+        if "/terms/" in key and len(refused) < 3:
+            refused.append(key)
+            raise Unavailable("the store is down", object=key)
+        if len(refused) == 3 and ("/tail/" in key or "/marks/" in key):
+            raise Unavailable("the store is down", object=key)
+        return await real(self, key, data, if_absent=if_absent)
+
+    monkeypatch.setattr(MemoryStore, "put", put)
+    rig.change(switchover=REQUEST)
+    await until("the second reigns", lambda: second.parts.life.role == "primary")
+    await second.ready()
+    await rig.driver.write(second.context, "acknowledged")
+    committed = datetime.now(UTC)
+    repository = await second.instance.storage.archive(second.instance.configuration)
+    assert repository is not None
+    await until(
+        "the record is written", lambda: any(k.endswith("terms/0000000002") for k in cloud.buckets["backups"].objects)
+    )
+    record = await repository.terms.read(2)
+    assert record is not None and record.time > committed
+    assert record.began is not None and record.began < committed
+    facts = history(await repository.catalog(), rig.engine.log_source)
+    assert [term.started for term in facts.terms] == [None, record.began]

@@ -146,7 +146,7 @@ async def test_bug_a_reign_that_never_got_its_first_mark_was_told_to_be_up_to_da
 class _Silent:
     """An archiver that hears nothing."""
 
-    def reigns(self, term: int, promotion: object) -> None:
+    def reigns(self, term: int, promotion: object, began: object = None) -> None:
         pass
 
     def follows(self, follows: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -148,9 +149,9 @@ async def test_bug_what_the_lease_told_of_another_s_term_was_taken_for_our_own(
     real, told = rig.engine.server.configure, list[int]()
     reigns = agent.parts.tailer.reigns
 
-    def told_of(term: int, promotion: Promotion | None) -> None:
+    def told_of(term: int, promotion: Promotion | None, began: datetime | None = None) -> None:
         told.append(term)
-        reigns(term, promotion)
+        reigns(term, promotion, began)
 
     def taken(lease: dict[str, Any]) -> None:
         lease["spec"]["holderIdentity"] = "orders-9"

@@ -48,7 +48,7 @@ def listing() -> Listing:
         backups=(summary("b1", 50, 120),),
         terms=(
             TermRecord(term=1, instance="db-1", line="1", time=at(0)),
-            TermRecord(term=2, instance="db-2", line="2", parent="1", position="450", time=at(451)),
+            TermRecord(term=2, instance="db-2", line="2", parent="1", position="450", time=at(600), began=at(451)),
         ),
         mark=Mark(
             term=2,
