@@ -96,8 +96,10 @@ class Parts:
             await self.observer.changed.wait(self.observer.changed.serial, 5.0)
         try:
             await self.backups.abandon()
-        except (YobanError, TimeoutError) as error:
-            log.warning("an earlier backup could not be released: %s", error)
+        except Exception as error:
+            log.warning(
+                "an earlier backup could not be released: %s", error, exc_info=not isinstance(error, YobanError)
+            )
 
 
 def assemble(instance: Instance, client: Client) -> Parts:

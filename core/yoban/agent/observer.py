@@ -87,6 +87,13 @@ class Observer:
         except YobanError as error:
             self._note(replace(self.last, status=None, at=clock.monotonic(), error=str(error)))
             return self.last
+        except Exception as error:
+            # An engine's plugin that breaks its contract must not end the agent: the Lease and the log hang on it.
+            told = f"unexpected {type(error).__name__}: {error}"
+            if told != self.last.error:
+                log.exception("the server's status cannot be told")
+            self._note(replace(self.last, status=None, at=clock.monotonic(), error=told))
+            return self.last
         now = clock.monotonic()
         upstream_at = now if status.upstream else self.last.upstream_at
         self._note(replace(self.last, status=status, at=now, upstream_at=upstream_at, error=""))
@@ -99,7 +106,7 @@ class Observer:
         try:
             async with asyncio.timeout(DEADLINE):
                 await self._instance.engine.server.probe_write(self._instance.context)
-        except (YobanError, TimeoutError) as error:
+        except Exception as error:
             if self._instance.supervision.serving:
                 log.warning("the write probe failed: %s", error or "no answer within 5 s")
             self._probed += PROBE_AGAIN - PROBE_EVERY

@@ -73,6 +73,7 @@ class Shipper:
         self.pending: tuple[Segment, ...] = ()
         self.failing_since: datetime | None = None
         self.error = ""
+        self._blind = False
 
     @property
     def source(self) -> LogSource | None:
@@ -141,6 +142,16 @@ class Shipper:
         except (YobanError, OSError, TimeoutError) as error:
             log.debug("the log cannot be looked at: %s", error)
             return
+        except Exception as error:
+            # As in `_upload`. It is told: nothing would be stored, and nobody would hear of it.
+            if not self._blind:
+                log.exception("the log cannot be looked at")
+            self._blind = True
+            self._failed(Unavailable("the log cannot be looked at", cause=f"{type(error).__name__}: {error}"))
+            return
+        if self._blind:
+            self._blind = False
+            self._worked()
         names = {segment.name.name for segment in self.pending}
         self._reconsider(names)
         for name in [name for name in self._first_seen if name not in names]:
@@ -301,7 +312,8 @@ class Shipper:
             try:
                 async with asyncio.timeout(max(0.1, until - time.monotonic())):
                     pending = await self.source.pending(self._instance.context)
-            except (YobanError, OSError, TimeoutError):
+            except Exception as error:
+                log.debug("what is left to store is not known: %s", error)
                 return False
             left = until - time.monotonic()
             if all(segment.name.name in self._stored for segment in pending):

@@ -500,8 +500,8 @@ class Tailer:
                 kept = await source.retained_bytes(context)
                 segment = await source.segment_bytes(context)
                 volume = await asyncio.to_thread(os.statvfs, context.log if context.log is not None else context.data)
-        except (YobanError, OSError, TimeoutError) as error:
-            log.debug("the room for log cannot be looked at: %s", error)
+        except Exception as error:
+            log.debug("the room for log cannot be looked at: %s", self._words(error))
             return
         free = volume.f_bavail * volume.f_frsize
         self._watch.look(now, kept, free)
@@ -522,8 +522,8 @@ class Tailer:
                 log.warning("the volume is full and its log is stored: %s of reserve are given", size(reserve.size))
             async with asyncio.timeout(30):
                 await source.relieve(self._instance.context)
-        except (YobanError, OSError, TimeoutError) as error:
-            log.warning("the server's volume is full, and it cannot be helped: %s", error)
+        except Exception as error:
+            log.warning("the server's volume is full, and it cannot be helped: %s", self._words(error))
 
 
 def _read(path: Path, start: int, size: int) -> bytes:

@@ -92,6 +92,36 @@ async def test_bug_a_store_plugin_that_raised_what_it_may_not_ended_the_agent_of
     assert len([record for record in caplog.records if record.exc_info]) == 1, "once a kind"
 
 
+@pytest.mark.parametrize(
+    "what", ["server.status", "log_source.pending", "log_source.retained_bytes", "log_source.tail"]
+)
+async def test_bug_an_engine_plugin_that_raised_what_it_may_not_ended_the_agent(
+    make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    monkeypatch.setattr(tailer, "FIGURES_EVERY", 0.1)
+    rig = make_rig()
+    agent = rig.agent()
+    agent.start()
+    await agent.ready()
+    await stored(agent)
+    facet, method = what.split(".")
+    asked = 0
+
+    async def broken(*_: object, **__: object) -> Any:
+        nonlocal asked
+        asked += 1
+        raise KeyError("nobody thought of it")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(getattr(rig.engine, facet), method, broken)
+        await until("it has been asked", lambda: asked >= 3 or not agent.living, 30)
+        assert agent.living
+    await agent.ready()
+    await rig.driver.write(agent.context, "row")
+    await stored(agent)
+    assert agent.living
+
+
 async def test_bug_a_round_that_outlived_its_reign_stored_objects_of_no_term(
     make_rig: MakeRig, cloud: MemoryCloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
