@@ -532,7 +532,8 @@ class Life:
         document = instance.document
         if role is Role.PRIMARY:
             told, me = instance.board.status.switchover, instance.environment.instance
-            broken = switchover.broken_off(document.switchover, self._lease.view(), told, me)
+            members = [member.name for member in document.members]
+            broken = switchover.broken_off(document.switchover, self._lease.view(), told, me, members)
             if broken is not None:
                 log.warning("switchover %s: %s", broken.id, broken.message)
                 instance.board.set(switchover=broken)

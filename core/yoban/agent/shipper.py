@@ -74,6 +74,7 @@ class Shipper:
         self.failing_since: datetime | None = None
         self.error = ""
         self._blind = False
+        self._failing_blind = False
 
     @property
     def source(self) -> LogSource | None:
@@ -146,11 +147,14 @@ class Shipper:
             # As in `_upload`. It is told: nothing would be stored, and nobody would hear of it.
             if not self._blind:
                 log.exception("the log cannot be looked at")
-            self._blind = True
-            self._failed(Unavailable("the log cannot be looked at", cause=f"{type(error).__name__}: {error}"))
+                self._blind = True
+            if self.failing_since is None:
+                self._failing_blind = True
+                self._failed(Unavailable("the log cannot be looked at", cause=f"{type(error).__name__}: {error}"))
             return
-        if self._blind:
-            self._blind = False
+        self._blind = False
+        if self._failing_blind:
+            # Nothing else failed before that; what fails from now on tells itself.
             self._worked()
         names = {segment.name.name for segment in self.pending}
         self._reconsider(names)
@@ -247,6 +251,7 @@ class Shipper:
         if self.failing_since is not None:
             log.info("storing the log works again")
         self.failing_since = None
+        self._failing_blind = False
         self.error = ""
 
     def _failed(self, error: YobanError) -> None:

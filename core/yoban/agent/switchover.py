@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from datetime import datetime
 
 from yoban.agent.bootstrap import reign
@@ -77,7 +77,7 @@ async def hand_over(
 
 
 def broken_off(
-    request: SwitchoverDocument | None, lease: LeaseView, told: SwitchoverState, me: str
+    request: SwitchoverDocument | None, lease: LeaseView, told: SwitchoverState, me: str, members: Collection[str]
 ) -> SwitchoverState | None:
     """What is told of a hand-over that was begun and not carried out; None when there is none. Pure.
 
@@ -86,6 +86,8 @@ def broken_off(
     """
     if request is None or not request.id or request.id != lease.switchover or request.target == me or not lease.held:
         return None
+    if request.target not in members:
+        return None  # it took over, and was lost since
     if told.id == request.id and told.state in ("failed", "done"):
         return None
     message = f"the hand-over to {request.target} was broken off; {me} goes on as primary"

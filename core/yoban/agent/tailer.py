@@ -78,8 +78,8 @@ class Tailer:
         self._chunked: list[tuple[str, str]] = []
         self._mark: Mark | None = None
         self._marked_at = 0.0
-        self._unmarked: tuple[int, float] | None = None
-        """Term, and since when it reigns without a mark."""
+        self._unmarked = 0.0
+        """When this term began for us; none of its marks has been seen by then."""
         self._followed_at = float("-inf")
         self._busy = asyncio.Lock()
         self._failing_since: datetime | None = None
@@ -105,6 +105,7 @@ class Tailer:
         if term != self._term:
             self._term = term
             self._sent = None
+            self._unmarked = time.monotonic()
             # Whoever reigns next tells how it fares; nothing here would ever take it back.
             self._failing_since, self._failures = None, 0
             if term:
@@ -415,10 +416,6 @@ class Tailer:
         mark = self._mark if self._mark is not None and self._mark.term == self._term else None
         failing = min((at for at in (self._failing_since, shipper.failing_since) if at is not None), default=None)
         waiting = sum(1 for segment in shipper.pending if not shipper.is_stored(segment.name.name))
-        if not self._term or mark is not None:
-            self._unmarked = None
-        elif self._unmarked is None or self._unmarked[0] != self._term:
-            self._unmarked = (self._term, time.monotonic())
         lag = self._lag(mark, waiting, failing) if self._term else None
         room, level = self._watch.room, self._watch.level
         instance.board.set(
@@ -479,10 +476,10 @@ class Tailer:
             return Problem(reason="LogNearlyFull", message=message, fix=fix)
         return Problem(reason="LogFilling", message=message, fix=fix)
 
-    def _lag(self, mark: Mark | None, waiting: int, failing: datetime | None) -> float | None:
+    def _lag(self, mark: Mark | None, waiting: int, failing: datetime | None) -> float:
         if mark is None:
-            # Nothing of this reign is proven yet, whatever holds the mark up.
-            return time.monotonic() - self._unmarked[1] if self._unmarked is not None else None
+            # Nothing of this reign is known to be proven, whatever holds the mark up; what came before may wait for longer.
+            return time.monotonic() - self._unmarked
         if failing is None and not waiting and time.monotonic() - self._marked_at < IDLE_MARK_EVERY * 2:
             server = self._instance.board.status.server
             if server is not None and server.position == mark.position:

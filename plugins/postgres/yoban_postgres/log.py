@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from datetime import UTC
 from pathlib import Path
 
-from yoban.errors import IntegrityError, InvalidInput, NotReady
+from yoban.errors import IntegrityError, InvalidInput, NotReady, YobanError
 from yoban.plugins import Fork, InstanceContext, LogSource, LogTail, Position, Segment, SegmentKind, SegmentName
 
 from yoban_postgres import controldata, status
@@ -53,7 +53,7 @@ class PostgresLog(LogSource):
 
     async def pending(self, ctx: InstanceContext) -> Sequence[Segment]:
         """See `LogSource.pending`."""
-        return await asyncio.to_thread(_ready, ctx)
+        return await asyncio.to_thread(_ready, ctx, await self._size(ctx))
 
     async def inspect(self, ctx: InstanceContext, segment: Segment) -> None:
         """See `LogSource.inspect`. Histories and markers are text that any cluster could have written: not checked."""
@@ -84,7 +84,7 @@ class PostgresLog(LogSource):
         flushed = min(inserted, flushed)
         line, size = place["line"], place["segment_bytes"]
         segment = segment_before(line, flushed, size)
-        earlier = await asyncio.to_thread(_ready, ctx)
+        earlier = await asyncio.to_thread(_ready, ctx, size)
         return LogTail(
             line=line,
             segment=segment,
@@ -103,7 +103,7 @@ class PostgresLog(LogSource):
         that reigned on it. Behind the fork each server's file has other old bytes, so that nobody but the first could store
         it; the new line's segment of that number holds what lies before the fork.
         """
-        return await asyncio.to_thread(_superseded, ctx, name)
+        return await asyncio.to_thread(_superseded, ctx, name, await self._size(ctx))
 
     async def end_segment(self, ctx: InstanceContext, segment: str) -> None:
         """See `LogSource.end_segment`: the switch is made only while `segment` is the one being written."""
@@ -129,6 +129,13 @@ class PostgresLog(LogSource):
         """See `LogSource.retained_bytes`: what waits for the archive."""
         return sum(segment.size for segment in await self.pending(ctx))
 
+    async def _size(self, ctx: InstanceContext) -> int:
+        """Segment size, 0 while it cannot be read: the size of a file may be that of one that was cut short."""
+        try:
+            return (await self._identity(ctx))[1]
+        except YobanError:
+            return 0
+
     async def _identity(self, ctx: InstanceContext) -> tuple[str, int]:
         """System id and segment size of the data; they never change while the data lives."""
         key = f"{ctx.incarnation}:{ctx.data}"
@@ -151,13 +158,11 @@ def _needed(name: SegmentName, line: str, segment: str) -> bool:
     return name.kind is SegmentKind.FULL and name.name < segment
 
 
-def _superseded(ctx: InstanceContext, name: str) -> bool:
-    folder = ctx.data / "pg_wal"
+def _superseded(ctx: InstanceContext, name: str, size: int) -> bool:
     try:
-        found, size = classify(name), (folder / name).stat().st_size
-    except (InvalidInput, FileNotFoundError):
+        return is_left(classify(name), size, _forks(ctx.data / "pg_wal"))
+    except InvalidInput:
         return False
-    return is_left(found, size, _forks(folder))
 
 
 def _forks(folder: Path) -> list[Fork]:
@@ -174,16 +179,16 @@ def is_left(name: SegmentName, size: int, forks: Sequence[Fork]) -> bool:
 
     Args:
         name: of a file of the log.
-        size: bytes of a segment.
+        size: bytes of a segment; 0 when that is not known, and then nothing is taken for left.
         forks: that lead to the line that counts.
     """
-    if name.kind is not SegmentKind.FULL:
+    if name.kind is not SegmentKind.FULL or not size:
         return False
     number = segment_number(name.name, size)
     return any(fork.parent == name.line and number >= split(fork.position)[1] // size for fork in forks)
 
 
-def _ready(ctx: InstanceContext) -> list[Segment]:
+def _ready(ctx: InstanceContext, size: int) -> list[Segment]:
     folder = ctx.data / "pg_wal"
     found: list[Segment] = []
     try:
@@ -200,7 +205,7 @@ def _ready(ctx: InstanceContext) -> list[Segment]:
             continue
     if any(segment.name.kind is SegmentKind.FULL for segment in found):
         forks = _forks(folder)
-        found = [segment for segment in found if not is_left(segment.name, segment.size, forks)]
+        found = [segment for segment in found if not is_left(segment.name, size, forks)]
     return sorted(found, key=lambda segment: (_ORDER[segment.name.kind], segment.name.name))
 
 

@@ -146,18 +146,20 @@ async def test_bug_a_hand_over_whose_agent_was_replaced_was_never_told(
 def test_what_counts_as_broken_off() -> None:
     held = LeaseView(known=True, holder="orders-1", held=True, mine=True, switchover="a")
     none = SwitchoverState()
-    told = switchover.broken_off(REQUEST, held, none, "orders-1")
+    members = ("orders-1", "orders-2")
+    told = switchover.broken_off(REQUEST, held, none, "orders-1", members)
     assert told == SwitchoverState(id="a", state="failed", message=BROKEN)
-    assert switchover.broken_off(REQUEST, held, SwitchoverState(id="a", state="running"), "orders-1") == told
-    assert switchover.broken_off(REQUEST, held, SwitchoverState(id="9", state="done"), "orders-1") == told
+    assert switchover.broken_off(REQUEST, held, SwitchoverState(id="a", state="running"), "orders-1", members) == told
+    assert switchover.broken_off(REQUEST, held, SwitchoverState(id="9", state="done"), "orders-1", members) == told
     for state in ("failed", "done"):
-        assert switchover.broken_off(REQUEST, held, SwitchoverState(id="a", state=state), "orders-1") is None
-    assert switchover.broken_off(None, held, none, "orders-1") is None
-    assert switchover.broken_off(REQUEST, held, none, "orders-2") is None, "it took over"
+        assert switchover.broken_off(REQUEST, held, SwitchoverState(id="a", state=state), "orders-1", members) is None
+    assert switchover.broken_off(None, held, none, "orders-1", members) is None
+    assert switchover.broken_off(REQUEST, held, none, "orders-2", members) is None, "it took over"
     other = SwitchoverDocument(id="b", target="orders-2")
-    assert switchover.broken_off(other, held, none, "orders-1") is None, "it is still to be done"
+    assert switchover.broken_off(other, held, none, "orders-1", members) is None, "it is still to be done"
+    assert switchover.broken_off(REQUEST, held, none, "orders-1", ("orders-1", "orders-3")) is None, "it took over once"
     lost = LeaseView(known=True, holder="orders-1", mine=True, switchover="a")
-    assert switchover.broken_off(REQUEST, lost, none, "orders-1") is None
+    assert switchover.broken_off(REQUEST, lost, none, "orders-1", members) is None
 
 
 async def test_bug_a_window_claimed_what_was_committed_before_the_record_of_the_reign_was_written(

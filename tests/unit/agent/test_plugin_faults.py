@@ -10,7 +10,8 @@ import msgspec
 import pytest
 from rig import STORE, Agent, MakeRig, Rig, stored, until
 from yoban.agent import tailer
-from yoban.plugins import ObjectInfo, ObjectStore, StoreConfig
+from yoban.kube.clock import SystemClock
+from yoban.plugins import InstanceContext, ObjectInfo, ObjectStore, StoreConfig
 from yoban.repository import Repository
 from yoban.testing.memory_store import MemoryCloud, MemoryStore
 
@@ -120,6 +121,35 @@ async def test_bug_an_engine_plugin_that_raised_what_it_may_not_ended_the_agent(
     await rig.driver.write(agent.context, "row")
     await stored(agent)
     assert agent.living
+
+
+async def test_a_look_that_works_again_does_not_say_that_the_store_does(
+    make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = make_rig()
+    agent = rig.agent()
+    agent.start()
+    await agent.ready()
+    await stored(agent)
+    shipper, real, asked = agent.parts.shipper, rig.engine.log_source.pending, list[bool]()
+    broken = True
+
+    async def pending(context: InstanceContext) -> Any:
+        asked.append(broken)
+        if broken:
+            raise KeyError("nobody thought of it")
+        return await real(context)
+
+    monkeypatch.setattr(rig.engine.log_source, "pending", pending)
+    await until("it is told", lambda: shipper.failing_since is not None)
+    broken = False
+    await until("it is taken back", lambda: shipper.failing_since is None)
+    since = shipper.failing_since = SystemClock().now()
+    broken = True
+    await until("it fails again", lambda: asked[-2:] == [True, True])
+    broken = False
+    await until("it works again", lambda: asked[-2:] == [False, False])
+    assert shipper.failing_since == since
 
 
 async def test_bug_a_round_that_outlived_its_reign_stored_objects_of_no_term(

@@ -69,6 +69,7 @@ def test_a_line_was_left_within_the_segment_of_its_fork(name: str, left: bool) -
         Fork("00000003", "00000002", make(2, 7 * MIB)),  # segment 6 is full to its last byte
     ]
     assert is_left(classify(name), MIB, forks) is left
+    assert not is_left(classify(name), 0, forks), "nothing is known"
 
 
 def test_what_is_absent_is_named() -> None:

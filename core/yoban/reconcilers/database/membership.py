@@ -43,7 +43,7 @@ def plan(observed: Observed, wanted: int) -> MembershipPlan:
     lost = {number for number in membership.numbers if number not in fresh and _lost(observed, membership, number)}
     initialized = observed.initialized
     if initialized and _nobody_has_data(observed, membership, fresh, lost):
-        for number in [number for number in lost if _brought_back(observed, number)]:
+        for number in _brought_back(observed, lost):
             membership = membership.made(number, observed.claims[number].uid)
             lost.discard(number)
     if initialized and _nobody_has_data(observed, membership, fresh, lost):
@@ -92,10 +92,16 @@ def _lost(observed: Observed, membership: Membership, number: int) -> bool:
     return found is None or found.uid != membership.volumes[number]
 
 
-def _brought_back(observed: Observed, number: int) -> bool:
-    """Whether a claim that was made anew, after all were lost, has the data: on the volume of before, as its agent tells."""
-    found, agent = observed.claims.get(number), observed.agent(number)
-    return found is not None and not found.deleting and agent is not None and agent.data == "ready"
+def _brought_back(observed: Observed, lost: set[int]) -> set[int]:
+    """The instances whose claims were made anew after all were lost, once the last primary's agent tells of its data.
+
+    All of them at once, also those whose agents are not heard yet. With a replica alone, what only the primary had would be
+    given up.
+    """
+    agent = observed.agent(observed.primary) if observed.primary in lost and observed.primary is not None else None
+    if agent is None or agent.data != "ready":
+        return set()
+    return {number for number in lost if (found := observed.claims.get(number)) is not None and not found.deleting}
 
 
 def _doomed(observed: Observed, membership: Membership, number: int) -> bool:

@@ -253,11 +253,11 @@ class DatabaseReconciler:
     ) -> tuple[Observed, MembershipPlan, Asked]:
         """Decide which instances exist, and write it down before anything is made of it; so too what was asked for."""
         names, wanted = admitted.names, admitted.database.spec.instances
-        decided, asked = self._plan(admitted, observed, wanted), _asked(obj, observed)
+        decided, asked = self._plan(admitted, observed, wanted), self._asked(admitted, observed, obj)
         if decided.membership != observed.membership or asked != observed.asked or observed.lease is None:
             # Numbers are given out now: a cache must not be behind.
             observed = await self._gatherer.gather(names, sure=True)
-            decided, asked = self._plan(admitted, observed, wanted), _asked(obj, observed)
+            decided, asked = self._plan(admitted, observed, wanted), self._asked(admitted, observed, obj)
         desired = lease(names, admitted.engine.name, decided.membership, asked)
         cached = observed.lease
         if cached is None and observed.initialized:
@@ -269,6 +269,14 @@ class DatabaseReconciler:
         if admitted.database.spec.paused and observed.membership.numbers:
             wanted = len(observed.membership.numbers)
         return plan(observed, wanted)
+
+    def _asked(self, admitted: Admitted, observed: Observed, obj: Obj) -> Asked:
+        """The owner's switchover request. While there is no Lease, the ConfigMap tells what was asked before."""
+        before = observed.asked
+        if observed.lease is None:
+            config = self._caches.child(CONFIG_MAP, admitted.names.namespace, admitted.names.spec)
+            before = Asked.parse(annotations_of(config or {}))
+        return before.seen(annotations_of(obj).get(SWITCHOVER), observed.switchover_begun)
 
     async def _restore_lease(self, admitted: Admitted, desired: Obj, observed: Observed, obj: Obj) -> Obj:
         """A Lease that was deleted is made anew with the marks that must not be lost; agents bring the rest."""
@@ -553,11 +561,6 @@ class DatabaseReconciler:
         self._pulses.pop(key, None)
         self._taking_away.pop(key, None)
         self._podless.forget(key)
-
-
-def _asked(obj: Obj, observed: Observed) -> Asked:
-    """The owner's switchover request."""
-    return observed.asked.seen(annotations_of(obj).get(SWITCHOVER), observed.switchover_begun)
 
 
 def _unresolved(admitted: Admitted) -> ArchiveDocument | None:

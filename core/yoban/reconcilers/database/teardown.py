@@ -117,8 +117,10 @@ def unarchived(database: Database, observed: Observed) -> Fault | None:
     if archive.failing_since is not None:
         why = f"the last commits are not stored: {archive.error or 'the object store does not answer'}"
         return Fault("WaitingForArchive", why, f"make the object store reachable, {give_up}", terminal=True)
-    if archive.lag_seconds is None or archive.lag_seconds > document.archive.rpo_seconds:
-        lag = "unknown" if archive.lag_seconds is None else span(archive.lag_seconds)
+    # Without a proven moment the lag counts only since somebody began to look.
+    known = archive.lag_seconds if archive.window_end is not None else None
+    if known is None or known > document.archive.rpo_seconds:
+        lag = "unknown" if known is None else span(known)
         return Fault("WaitingForArchive", f"the log is being stored; the archive is behind by {lag}", "")
     return None
 

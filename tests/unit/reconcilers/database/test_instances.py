@@ -123,6 +123,36 @@ async def test_bug_volumes_that_were_brought_back_left_the_data_lost_for_ever(wo
     assert world.condition()["reason"] == "AllReady"
 
 
+async def test_bug_the_first_volume_that_was_brought_back_gave_up_the_others(world: World) -> None:
+    world.make()
+    await world.settle()
+    claims = [
+        world.server.find(PERSISTENT_VOLUME_CLAIM, NAMESPACE, name) for name in world.names(PERSISTENT_VOLUME_CLAIM)
+    ]
+    said = world.agents.said
+    for claim in claims:
+        assert claim is not None
+        world.server.remove(PERSISTENT_VOLUME_CLAIM, NAMESPACE, claim["metadata"]["name"])
+        del claim["metadata"]["uid"]
+    world.agents.said = {}
+    await world.once()
+    assert world.condition()["reason"] == "DataLost"
+    world.server.put(PERSISTENT_VOLUME_CLAIM, claims[1])  # type: ignore[arg-type]
+    world.agents.said = {"orders-2": said["orders-2"]}
+    await world.settle(cluster=False)
+    assert world.condition()["reason"] == "DataLost", "a replica may lack what the primary alone had"
+    assert membership(world).numbers == (1, 2, 3)
+    for number in (0, 2):
+        world.server.put(PERSISTENT_VOLUME_CLAIM, claims[number])  # type: ignore[arg-type]
+    world.agents.said = {"orders-1": said["orders-1"]}
+    await world.once()
+    assert membership(world).numbers == (1, 2, 3), "those that are not heard yet have theirs, too"
+    world.agents.said = said
+    await world.settle()
+    assert membership(world).numbers == (1, 2, 3)
+    assert (world.condition()["reason"], world.status["primary"]) == ("AllReady", "orders-1")
+
+
 async def test_bug_a_pod_that_the_cluster_refused_was_told_to_nobody(world: World) -> None:
     world.make()
     await world.settle()

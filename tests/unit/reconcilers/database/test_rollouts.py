@@ -129,6 +129,23 @@ async def test_bug_a_second_request_in_the_words_of_the_first_was_never_carried_
         assert (world.status["primary"], term) == ("orders-1", "3")
 
 
+async def test_bug_a_switchover_was_carried_out_again_when_the_lease_was_lost(world: World) -> None:
+    world.make()
+    await world.settle()
+    world.annotate(switchover="orders-2")
+    await world.settle()
+    world.change(lambda obj: obj["spec"].update(resources={"limits": {"memory": "3Gi"}}))
+    await world.settle()
+    reigns = world.status["primary"]
+    assert reigns != "orders-2"
+    world.server.remove(LEASE, NAMESPACE, "orders-primary")
+    await world.settle()
+    lease = annotations_of(world.server.find(LEASE, NAMESPACE, "orders-primary") or {})
+    assert world.status["primary"] == reigns
+    assert '"begun":true' in lease["yoban.dev/switchover-asked"]
+    assert world.status["switchover"]["state"] == "done"
+
+
 async def test_bug_a_request_told_as_failed_was_carried_out_weeks_later(world: World) -> None:
     world.make()
     await world.settle()

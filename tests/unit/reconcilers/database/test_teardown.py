@@ -33,7 +33,8 @@ def archive(world: World, **state: Any) -> None:
     """Have the primary's agent say this of its archive."""
     said = world.agents.said["orders-1"]
     world.agents.said["orders-1"] = msgspec.structs.replace(
-        said, archive=ArchiveState(**{"active": True, "lag_seconds": 0.0, **state})
+        said,
+        archive=ArchiveState(**{"active": True, "lag_seconds": 0.0, "window_end": world.time.now(), **state}),
     )
 
 
@@ -221,6 +222,22 @@ async def test_bug_a_deletion_begun_before_the_operator_started_waited_for_an_ag
     await world.once()
     assert KEY in world.agents.observed
     assert "nobody can tell" not in world.condition()["message"], "it has just begun to ask"
+    await world.settle()
+    assert gone(world)
+
+
+async def test_bug_an_agent_that_had_just_begun_to_look_was_taken_for_one_that_had_stored_everything(
+    archiving: World,
+) -> None:
+    world = archiving
+    world.make(backup={"policy": "nightly"}, deletionPolicy="Delete", instances=1)
+    await world.settle()
+    archive(world, lag_seconds=0.1, window_end=None)
+    await world.delete()
+    await world.once()
+    assert "the archive is behind by unknown" in world.condition()["message"]
+    assert world.names(STATEFUL_SET)
+    archive(world, lag_seconds=0.1)
     await world.settle()
     assert gone(world)
 

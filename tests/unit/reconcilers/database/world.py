@@ -311,7 +311,9 @@ class World:
                 revision=document.revision,
                 restart=document.restart_of(name),
                 switchover=SwitchoverState(id=begun, state="done" if begun else ""),
-                archive=ArchiveState(active=name == holder, lag_seconds=0.0),
+                archive=ArchiveState(
+                    active=name == holder, lag_seconds=0.0, window_end=self.time.now() if name == holder else None
+                ),
                 server=ServerState(
                     role="primary" if name == holder else "replica",
                     accepting=True,
