@@ -286,7 +286,8 @@ class Shipper:
         if source is None or not self.configured():
             # Nothing is to be stored: the server may recycle its log.
             return
-        if await source.superseded(self._instance.context, request.segment):
+        # What was looked ahead at is answered without another look.
+        if request.segment not in self._stored and await source.superseded(self._instance.context, request.segment):
             return
         self._first_seen.setdefault(request.segment, started)
         while request.segment not in self._stored:

@@ -110,11 +110,11 @@ class Driver:
 
     async def write(self, ctx: InstanceContext, text: str) -> None:
         """Store `text` and return when the server has acknowledged it."""
-        raise NotImplementedError
+        raise NotImplementedError("the driver of your engine writes")
 
     async def read(self, ctx: InstanceContext) -> set[str]:
         """Return all texts that were written; empty before the first."""
-        raise NotImplementedError
+        raise NotImplementedError("the driver of your engine reads")
 
 
 @dataclass

@@ -387,15 +387,27 @@ async def fill(rig: Rig, agent: Agent, count: int, prefix: str = "row") -> None:
         await rig.driver.write(agent.context, f"{prefix}-{number}")
 
 
-async def restoring(make_rig: MakeRig) -> Agent:
-    """An agent, not started, that is to restore a Database of which a base backup and some log are stored."""
-    rig = make_rig()
+async def archiving(rig: Rig) -> Agent:
+    """An agent that reigns, with everything stored."""
     agent = rig.agent()
     agent.start()
     await agent.ready()
+    await stored(agent)
+    return agent
+
+
+async def restoring(make_rig: MakeRig) -> Agent:
+    """An agent, not started, that is to restore a Database of which a base backup and some log are stored."""
+    rig = make_rig()
+    agent = await archiving(rig)
     assert (await backup(agent)).state == "completed"
     await fill(rig, agent, 20)
     await stored(agent)
+    return copying(make_rig)
+
+
+def copying(make_rig: MakeRig) -> Agent:
+    """An agent, not started, that is to restore what others have stored."""
     copy = make_rig()
     copy.source = STORE
     copy.document = msgspec.structs.replace(

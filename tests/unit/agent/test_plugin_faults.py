@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from rig import STORE, Agent, MakeRig, Rig, stored, until
+from rig import STORE, Agent, MakeRig, Rig, archiving, stored, until
 from yoban.agent import tailer
 from yoban.kube.clock import SystemClock
 from yoban.plugins import InstanceContext, ObjectInfo, ObjectStore, StoreConfig
@@ -52,10 +52,7 @@ async def test_bug_a_store_plugin_that_raised_what_it_may_not_ended_the_agent(
     make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch, refuse: Any
 ) -> None:
     rig = make_rig()
-    agent = rig.agent()
-    agent.start()
-    await agent.ready()
-    await stored(agent)
+    agent = await archiving(rig)
     with monkeypatch.context() as patch:
         refuse(rig, agent, patch)
         await rig.driver.write(agent.context, "row")
@@ -101,10 +98,7 @@ async def test_bug_an_engine_plugin_that_raised_what_it_may_not_ended_the_agent(
 ) -> None:
     monkeypatch.setattr(tailer, "FIGURES_EVERY", 0.1)
     rig = make_rig()
-    agent = rig.agent()
-    agent.start()
-    await agent.ready()
-    await stored(agent)
+    agent = await archiving(rig)
     facet, method = what.split(".")
     asked = 0
 
@@ -127,10 +121,7 @@ async def test_a_look_that_works_again_does_not_say_that_the_store_does(
     make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rig = make_rig()
-    agent = rig.agent()
-    agent.start()
-    await agent.ready()
-    await stored(agent)
+    agent = await archiving(rig)
     shipper, real, asked = agent.parts.shipper, rig.engine.log_source.pending, list[bool]()
     broken = True
 
@@ -156,10 +147,7 @@ async def test_bug_a_round_that_outlived_its_reign_stored_objects_of_no_term(
     make_rig: MakeRig, cloud: MemoryCloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rig = make_rig()
-    agent = rig.agent()
-    agent.start()
-    await agent.ready()
-    await stored(agent)
+    agent = await archiving(rig)
     objects = cloud.buckets["backups"].objects
     real, keys = MemoryStore.put, list[str]()
 

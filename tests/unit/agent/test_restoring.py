@@ -17,6 +17,7 @@ from rig import (
     Agent,
     MakeRig,
     backup,
+    copying,
     fill,
     repository,
     restoring,
@@ -103,16 +104,7 @@ async def test_bug_retention_was_not_told_of_a_restore_before_it_was_planned(
         return real(*arguments)
 
     monkeypatch.setattr(restorer, "history", seen)
-    copy = make_rig()
-    copy.source = STORE
-    copy.document = msgspec.structs.replace(
-        copy.document,
-        incarnation="ba9876543210",
-        uid="uid-2",
-        archive=None,
-        restore=RestoreDocument(path=f"{NAMESPACE}/{DATABASE}/{INCARNATION}", target=TargetDocument(type="latest")),
-    )
-    second = copy.agent()
+    second = copying(make_rig)
     second.start()
     await second.ready()
     assert held and all(held)

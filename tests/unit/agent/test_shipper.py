@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from rig import MakeRig, fill, stored, until
+from rig import MakeRig, archiving, fill, until
 from yoban.agent import shipper
 from yoban.agent.shipper import Shipper
 from yoban.plugins import LogSource, Segment, SegmentKind, SegmentName
@@ -137,10 +137,7 @@ async def test_bug_an_error_nobody_foresaw_ended_the_agent(
     make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     rig = make_rig()
-    agent = rig.agent()
-    agent.start()
-    await agent.ready()
-    await stored(agent)
+    agent = await archiving(rig)
     source = rig.engine.log_source
     assert isinstance(source, LogSource)
     inspect = source.inspect
