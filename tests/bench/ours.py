@@ -33,7 +33,7 @@ class Ours:
     def __init__(self, cluster: FakeCluster, bucket: StoreDocument, segments: int) -> None:
         self._segments = segments
         self.bucket = bucket
-        self.world = World(cluster, engine="postgres", version="15")
+        self.world = World(cluster, engine="postgres", version="15", on_disk=True)
         self.world.make_lease()
         self.world.archive_to(bucket)
         self.world.change(settings=settings(segments))
@@ -80,7 +80,7 @@ class Ours:
 
     def copy(self, cluster: FakeCluster) -> World:
         """A Database that is to be restored from this one's repository, up to the last commit, in its own cluster."""
-        copy = World(cluster, engine="postgres", version="15")
+        copy = World(cluster, engine="postgres", version="15", on_disk=True)
         copy.make_lease()
         copy.source = copy.store = self.bucket
         restored(copy, TargetDocument(type="latest"), uuid.uuid4().hex[:12])

@@ -9,7 +9,6 @@ import asyncio
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -22,11 +21,12 @@ MIB = 1024 * 1024
 ROOM = 4096 * MIB
 
 
-def scratch() -> Path:
-    """A folder for servers: in memory where there is room, else on disk; with a short name, for sockets."""
+def scratch(*, on_disk: bool = False) -> Path:
+    """A folder for servers and programs: in memory where there is room, else on disk; with a short name, for sockets."""
     memory = Path("/dev/shm")
-    place = memory if memory.is_mount() and shutil.disk_usage(memory).free > ROOM else Path("/tmp")
-    folder = Path(tempfile.mkdtemp(prefix="yo-", dir=place))
+    usable = memory.is_mount() and not os.statvfs(memory).f_flag & os.ST_NOEXEC
+    roomy = usable and shutil.disk_usage(memory).free > ROOM
+    folder = Path(tempfile.mkdtemp(prefix="yo-", dir="/tmp" if on_disk or not roomy else memory))
     folder.chmod(0o755)
     return folder
 
@@ -87,12 +87,6 @@ class ServerUserProcesses(Processes):
                 process.kill()
                 await process.wait()
         return Finished(process.returncode or 0, out, err)
-
-
-def free_port() -> int:
-    with socket.socket() as opened:
-        opened.bind(("127.0.0.1", 0))
-        return int(opened.getsockname()[1])
 
 
 def make_certificates(folder: Path) -> TlsFiles:

@@ -31,7 +31,7 @@ class Ours:
     def __init__(self, cluster: FakeCluster, bucket: StoreDocument, folder: Path) -> None:
         self._programs = folder
         self.bucket = bucket
-        self.world = World(cluster, engine="mysql", version=programs.VERSION)
+        self.world = World(cluster, engine="mysql", version=programs.VERSION, on_disk=True)
         self.world.make_lease()
         self.world.archive_to(bucket)
         self.world.change(settings=SETTINGS)

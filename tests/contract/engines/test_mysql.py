@@ -27,12 +27,12 @@ from yoban.testing.context import make_context
 from yoban.testing.engine import Archive, Driver, EngineContract, Runner
 from yoban_mysql.engine import MySqlEngine
 
+from deploy.lab.ports import free_port
 from tests.integration.mysql.world import SMALL, VERSION, ask
 from tests.integration.servers import (
     MIB,
     ServerUserProcesses,
     as_server,
-    free_port,
     give,
     make_certificates,
     scratch,

@@ -17,7 +17,8 @@ from yoban.testing.context import make_context
 from yoban.testing.engine import Archive, Driver, EngineContract, Runner
 from yoban_postgres.engine import PostgresEngine
 
-from tests.integration.servers import ServerUserProcesses, as_server, free_port, give, make_certificates, scratch
+from deploy.lab.ports import free_port
+from tests.integration.servers import ServerUserProcesses, as_server, give, make_certificates, scratch
 
 VERSIONS = sorted(path.parent.parent.name for path in Path("/usr/lib/postgresql").glob("*/bin/postgres"))
 

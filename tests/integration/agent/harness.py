@@ -14,9 +14,9 @@ import socket
 import ssl
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,19 +39,16 @@ from yoban.model.instance import (
 )
 from yoban.testing.apiserver import FakeApiServer
 
+from deploy.lab.ports import free_port
+from tests.integration.servers import scratch
+
 REPO = Path(__file__).parents[3]
 NAMESPACE = "shop"
 DATABASE = "orders"
 INCARNATION = "0123456789ab"
 
 
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
-async def until(what: str, check: Callable[[], Awaitable[Any] | Any], seconds: float = 30.0) -> Any:
+async def until(what: str, check: Callable[[], Awaitable[Any] | Any], seconds: float = 60.0) -> Any:
     """Wait until `check` gives something true, and return it."""
     loop = asyncio.get_running_loop()
     end = loop.time() + seconds
@@ -148,10 +145,10 @@ class FakeCluster:
 class World:
     """One Database and its instances."""
 
-    def __init__(self, cluster: FakeCluster, *, engine: str, version: str, instances: int = 1) -> None:
-        # Short: sockets must fit into 108 bytes.
-        self.folder = Path(tempfile.mkdtemp(prefix="yb-", dir="/tmp"))
-        self.folder.chmod(0o755)
+    def __init__(
+        self, cluster: FakeCluster, *, engine: str, version: str, instances: int = 1, on_disk: bool = False
+    ) -> None:
+        self.folder = scratch(on_disk=on_disk)
         self.cluster = cluster
         self.user = "postgres" if os.getuid() == 0 else ""
         self.pki = self.folder / "pki"
@@ -310,12 +307,12 @@ class PodProcess:
         pid: int | None = self.supervised()["agent"]
         return pid
 
-    async def ready(self) -> bool:
+    async def ready(self) -> Readiness:
         async with (
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=3)) as session,
             session.get(f"http://127.0.0.1:{self.probe_port}/readyz") as response,
         ):
-            return response.status == 200
+            return Readiness(self, response.status == 200)
 
     def tls(self, who: str = "operator") -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=str(self.world.pki / "ca.crt"))
@@ -343,7 +340,7 @@ class PodProcess:
         return str((pod["metadata"].get("labels") or {}).get("yoban.dev/role", ""))
 
     def problems(self) -> str:
-        return self.log.read_text()[-6000:]
+        return self.log.read_text()[-40000:]
 
     # -- hurting -----------------------------------------------------------------------------------------------------
 
@@ -361,6 +358,32 @@ class PodProcess:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.process.wait(10)
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """What a readiness probe was answered; shows as what the instance said last."""
+
+    pod: PodProcess
+    ready: bool
+
+    def __bool__(self) -> bool:
+        return self.ready
+
+    def __repr__(self) -> str:
+        return f"{self.ready}, {self.pod.name} said:\n" + "\n".join(spoken(self.pod.log.read_text())[-8:])
+
+
+def spoken(log: str) -> list[str]:
+    """What each line of a log says, with its time; the agent's lines are JSON, the server's are plain."""
+    said = []
+    for line in log.splitlines():
+        try:
+            fields = json.loads(line)
+            said.append(f"{fields['time']} {fields['message']}")
+        except (ValueError, TypeError, KeyError):
+            said.append(line)
+    return said
 
 
 def descendants(root: int) -> list[int]:

@@ -72,7 +72,7 @@ async def up(world: World, bucket: StoreDocument) -> PodProcess:
     world.archive_to(bucket)
     pod = world.pod()
     pod.start()
-    await until("it is ready", pod.ready, 60)
+    await until("it is ready", pod.ready, 120)
     return pod
 
 

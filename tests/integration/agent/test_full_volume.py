@@ -86,7 +86,7 @@ async def well(pod: PodProcess) -> None:
         return end is not None and end > moment and not status.archive.backlog and not status.problems
 
     await until("everything is stored", stored, 180)
-    await until("it is ready", pod.ready, 60)
+    await until("it is ready", pod.ready, 120)
 
 
 async def announced(pod: PodProcess, write: Callable[[], object], logs: str) -> None:
@@ -119,7 +119,7 @@ async def test_mysql_tells_before_its_volume_is_full_and_heals_when_the_store_is
         pod = world.pod()
         with volume(pod, 400):
             start_mysql(pod)
-            await until("it is ready", pod.ready, 90)
+            await until("it is ready", pod.ready, 120)
             mysql(pod, "CREATE TABLE app.t (n int PRIMARY KEY AUTO_INCREMENT, x longblob)")
             store.stop()
             write = (
@@ -150,7 +150,7 @@ async def test_postgres_tells_before_its_volume_is_full_and_heals_when_the_store
         pod = world.pod()
         with volume(pod, 500):
             pod.start()
-            await until("it is ready", pod.ready, 60)
+            await until("it is ready", pod.ready, 120)
             postgres(pod, "create table t (x text); insert into t values ('kept')")
             store.stop()
             write = "select pg_logical_emit_message(false, 'test', repeat('x', 8000000))"

@@ -22,7 +22,7 @@ async def test_backup_and_restore_to_a_moment(make_world: Callable[..., World], 
     world.archive_to(bucket)
     pod = world.pod()
     start(pod)
-    await until("it is ready", pod.ready, 90)
+    await until("it is ready", pod.ready, 120)
     sql(pod, "CREATE TABLE app.t (n int PRIMARY KEY); INSERT INTO app.t VALUES (1)")
     done = await backup(pod)
     assert done.state == "completed", done
@@ -58,7 +58,7 @@ async def test_failure_21_the_primary_moves_in_the_middle_of_archiving(
     world.archive_to(bucket)
     first, second = world.pod(1), world.pod(2)
     start(first)
-    await until("the primary is ready", first.ready, 90)
+    await until("the primary is ready", first.ready, 120)
     start(second)
     await until("the replica is ready", second.ready, 120)
     sql(first, "CREATE TABLE app.t (n int PRIMARY KEY); INSERT INTO app.t VALUES (1)")
@@ -72,7 +72,7 @@ async def test_failure_21_the_primary_moves_in_the_middle_of_archiving(
         return await second.label() == "primary" and await second.ready()
 
     await until("the second reigns", moved, 90)
-    await until("the first follows", first.ready, 90)
+    await until("the first follows", first.ready, 120)
     sql(second, "INSERT INTO app.t VALUES (3)")
     await covered(second)
     lines = {key.split("/")[4] for key in await keys(bucket) if "/log/" in key or "/tail/" in key}
@@ -96,7 +96,7 @@ async def test_bug_the_end_of_a_pod_without_its_agent_acknowledged_commits_that_
     world = small(make_world)
     pod = world.pod()
     start(pod)
-    await until("it is ready", pod.ready, 90)
+    await until("it is ready", pod.ready, 120)
     sql(pod, "CREATE TABLE app.t (n int PRIMARY KEY)")
     world.change(durability_mode="synchronous", durability_replicas=1)
     await until("commits wait", lambda: sql(pod, "SELECT @@GLOBAL.rpl_semi_sync_source_enabled") == "1")

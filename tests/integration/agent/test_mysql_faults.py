@@ -25,7 +25,7 @@ async def written(make_world: Callable[..., World], bucket: StoreDocument) -> No
     world.archive_to(bucket)
     pod = world.pod()
     start(pod)
-    await until("it is ready", pod.ready, 90)
+    await until("it is ready", pod.ready, 120)
     sql(pod, "CREATE TABLE app.t (n int PRIMARY KEY)")
     done = await backup(pod)
     assert done.state == "completed", done
@@ -118,8 +118,8 @@ async def pair(make_world: Callable[..., World]) -> tuple[World, PodProcess, Pod
     first, second = world.pod(1), world.pod(2)
     start(first)
     start(second)
-    await until("the primary is ready", first.ready, 90)
-    await until("the replica is ready", second.ready, 90)
+    await until("the primary is ready", first.ready, 120)
+    await until("the replica is ready", second.ready, 120)
     sql(first, "CREATE TABLE app.t (n int PRIMARY KEY); INSERT INTO app.t VALUES (1)")
     await until("it has everything", lambda: sql(second, "SELECT n FROM app.t") == "1", 60)
     return world, first, second
@@ -133,7 +133,7 @@ async def again(first: PodProcess, second: PodProcess) -> None:
         return not (await second.status()).problems and sql(second, "SELECT COUNT(*) FROM app.t WHERE n = 9") == "1"
 
     await until("it follows again", well, 90)
-    await until("it is ready", second.ready, 60)
+    await until("it is ready", second.ready, 120)
 
 
 async def test_a_replica_with_transactions_of_its_own_is_rebuilt_and_says_why(

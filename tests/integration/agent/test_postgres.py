@@ -24,7 +24,7 @@ async def test_a_new_database_comes_up(make_world: Callable[..., World]) -> None
     world = make_world("postgres", "15")
     pod = world.pod()
     pod.start()
-    await until("it is ready", pod.ready, 60)
+    await until("it is ready", pod.ready, 120)
     status = await pod.status()
     assert status.server is not None
     assert status.server.role == "primary"
@@ -50,7 +50,7 @@ async def test_backup_and_restore_to_a_moment(make_world: Callable[..., World], 
     restored(copy, TargetDocument(type="time", value=before.astimezone(UTC).isoformat()))
     second = copy.pod()
     second.start()
-    await until("the restore is ready", second.ready, 90)
+    await until("the restore is ready", second.ready, 120)
     assert sql(second, "select count(*), max(n) from t") == "1001|1001"
     status = await second.status()
     assert status.restore is not None
@@ -88,7 +88,7 @@ async def test_bug_an_accident_right_after_the_moment_was_replayed(
     restored(copy, TargetDocument(type="time", value=moment.isoformat()))
     second = copy.pod()
     second.start()
-    await until("the restore is ready", second.ready, 90)
+    await until("the restore is ready", second.ready, 120)
     assert sql(second, "select count(*), max(n) from t") == "1001|1001"
 
 
@@ -100,8 +100,8 @@ async def test_replicas_follow_and_a_switchover_loses_nothing(
     first, second = world.pod(1), world.pod(2)
     first.start()
     second.start()
-    await until("the primary is ready", first.ready, 60)
-    await until("the replica is ready", second.ready, 60)
+    await until("the primary is ready", first.ready, 120)
+    await until("the replica is ready", second.ready, 120)
     assert (await second.status()).server.role == "replica"  # type: ignore[union-attr]
     assert await until("labelled", second.label) == "replica"
     sql(first, "create table t (n int); insert into t select generate_series(1, 1000)")
@@ -110,11 +110,11 @@ async def test_replicas_follow_and_a_switchover_loses_nothing(
 
     world.change(switchover=SwitchoverDocument(id="a", target="orders-2"))
     await until("the second is labelled primary", lambda: _is(second, "primary"), 40)
-    await until("the second is ready", second.ready, 20)
+    await until("the second is ready", second.ready, 120)
     assert sql(second, "select count(*) from t") == "1000"
     sql(second, "insert into t values (1001)")
     await until("the first follows", lambda: _is(first, "replica"), 60)
-    await until("the first is ready", first.ready, 40)
+    await until("the first is ready", first.ready, 120)
     await until("it has everything", lambda: sql(first, "select count(*) from t") == "1001")
     lease = await world.cluster.lease()
     assert lease["spec"]["holderIdentity"] == "orders-2"

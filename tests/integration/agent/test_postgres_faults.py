@@ -148,13 +148,13 @@ async def test_a_replicas_volume_that_is_lost_is_copied_anew(
     first, second = world.pod(1), world.pod(2)
     first.start()
     second.start()
-    await until("the primary is ready", first.ready, 60)
-    await until("the replica is ready", second.ready, 60)
+    await until("the primary is ready", first.ready, 120)
+    await until("the replica is ready", second.ready, 120)
     await second.stop()
     shutil.rmtree(second.data.parent)
     sql(first, "create table t (n int); insert into t select generate_series(1, 10)")
     second.start()
-    await until("the replica is ready", second.ready, 60)
+    await until("the replica is ready", second.ready, 120)
     await until("it has everything", lambda: sql(second, "select count(*) from t") == "10")
 
 
@@ -171,12 +171,12 @@ async def test_a_restart_that_is_asked_for_is_done_once(make_world: Callable[...
     world = make_world("postgres", "15")
     pod = world.pod()
     pod.start()
-    await until("it is ready", pod.ready, 60)
+    await until("it is ready", pod.ready, 120)
     server = pod.server_pid
     world.change(restarts={"orders-1": "now"})
     await until("another server runs", lambda: pod.server_pid not in (None, server), 30)
     server = pod.server_pid
-    await until("it is ready", pod.ready, 30)
+    await until("it is ready", pod.ready)
     assert (await pod.status()).restart == "now"
     await asyncio.sleep(3)
     assert pod.server_pid == server

@@ -82,9 +82,9 @@ async def test_a_primary_ends_before_its_lease_can_be_taken(make_world: Callable
     cut = time.monotonic()
     await until("the server has ended", lambda: not alive(server), 20)
     assert 8 < time.monotonic() - cut < world.document.lease.duration - 0.5
-    assert await pod.ready() is False
+    assert not await pod.ready()
     world.cluster.down = False
-    await until("it reigns again", pod.ready, 30)
+    await until("it reigns again", pod.ready)
     assert pod.server_pid != server
 
 
@@ -102,7 +102,7 @@ async def test_a_primary_ends_at_its_deadline_without_any_agent(make_world: Call
     assert time.monotonic() - stopped < world.document.lease.duration - 0.5
     assert pod.agent_pid == agent
     os.kill(agent, signal.SIGCONT)
-    await until("it reigns again", pod.ready, 30)
+    await until("it reigns again", pod.ready)
 
 
 async def test_the_end_of_the_pod_stops_the_server_cleanly(make_world: Callable[..., World]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,8 +13,30 @@ from pathlib import Path
 import pytest
 
 from deploy.lab.apiserver import LocalApiServer
+from deploy.lab.ports import free_port
 from deploy.lab.process import Leash, handle, spawn, stop, wait_until
 from deploy.lab.store import LocalStore, accepts
+
+
+def test_bug_two_servers_were_given_the_same_port() -> None:
+    """A port that was only looked up was given to somebody else before its server had started."""
+    ours = {free_port() for _ in range(200)}
+    assert len(ours) == 200
+    # Another process is given one of 200 ports about once in 70 times, unless they are reserved.
+    look = (
+        "import socket\n"
+        "for n in range(5000):\n"
+        "    for reuse in (0, 1):\n"
+        "        with socket.socket() as one:\n"
+        "            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse)\n"
+        "            one.bind((('127.0.0.1', '')[n % 2], 0))\n"
+        "            print(one.getsockname()[1])\n"
+    )
+    others = subprocess.run([sys.executable, "-c", look], check=True, capture_output=True, text=True).stdout.split()
+    assert not ours & {int(port) for port in others}
+    for address in ("127.0.0.1", ""):
+        with socket.create_server((address, ours.pop())) as server, socket.create_connection(server.getsockname()):
+            pass
 
 
 @pytest.mark.server

@@ -24,7 +24,8 @@ from yoban.plugins import Account, Durability, InstanceContext, Peer, Role, Serv
 from yoban_mysql.engine import MySqlEngine
 from yoban_mysql.session import Session, connect
 
-from tests.integration.servers import MIB, ServerUserProcesses, as_server, free_port, give, scratch
+from deploy.lab.ports import free_port
+from tests.integration.servers import MIB, ServerUserProcesses, as_server, give, scratch
 
 VERSION = "9.7"
 SMALL = {

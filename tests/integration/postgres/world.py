@@ -42,7 +42,8 @@ from yoban.plugins import (
 from yoban_postgres.engine import PostgresEngine
 from yoban_postgres.server import initdb_command
 
-from tests.integration.servers import MIB, ServerUserProcesses, as_server, free_port, give, scratch
+from deploy.lab.ports import free_port
+from tests.integration.servers import MIB, ServerUserProcesses, as_server, give, scratch
 
 _ASK = """#!/bin/sh
 # ask.sh ARCHIVE VERB SEGMENT PATH
