@@ -58,4 +58,4 @@ async def covered(pod: PodProcess) -> None:
         end = (await pod.status()).archive.window_end
         return end is not None and end > moment
 
-    await until("it is stored", stored, 20)
+    await until("it is stored", stored)

@@ -57,7 +57,7 @@ async def backup(pod: PodProcess, shipper: str = "") -> JobStatus:
     return status
 
 
-async def stored_after(pod: PodProcess, moment: datetime, seconds: float = 10) -> None:
+async def stored_after(pod: PodProcess, moment: datetime, seconds: float = 60) -> None:
     """Return when everything up to `moment` is proven to be stored."""
 
     async def covered() -> bool:

@@ -164,7 +164,7 @@ async def test_a_replica_whose_logs_were_purged_while_it_was_away_is_rebuilt_and
         sql(first, "PURGE BINARY LOGS BEFORE NOW() + INTERVAL 1 DAY")
         return len(sql(first, "SHOW BINARY LOGS").splitlines()) == 1
 
-    await until("the log is purged", purged, 30)
+    await until("the log is purged", purged)
     start(second)
     status = await problem(second, "ReplicaBroken", 90)
     broken = next(one for one in status.problems if one.reason == "ReplicaBroken")

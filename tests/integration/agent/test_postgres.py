@@ -109,11 +109,11 @@ async def test_replicas_follow_and_a_switchover_loses_nothing(
     assert done.state == "completed", done
 
     world.change(switchover=SwitchoverDocument(id="a", target="orders-2"))
-    await until("the second is labelled primary", lambda: _is(second, "primary"), 40)
+    await until("the second is labelled primary", lambda: _is(second, "primary"), 120)
     await until("the second is ready", second.ready, 120)
     assert sql(second, "select count(*) from t") == "1000"
     sql(second, "insert into t values (1001)")
-    await until("the first follows", lambda: _is(first, "replica"), 60)
+    await until("the first follows", lambda: _is(first, "replica"), 120)
     await until("the first is ready", first.ready, 120)
     await until("it has everything", lambda: sql(first, "select count(*) from t") == "1001")
     lease = await world.cluster.lease()
@@ -124,7 +124,7 @@ async def test_replicas_follow_and_a_switchover_loses_nothing(
         archive = (await second.status()).archive
         return archive.active and archive.line == "00000002" and archive.window_end is not None
 
-    await until("the new reign is archived", recorded, 30)
+    await until("the new reign is archived", recorded)
 
 
 async def _is(pod: PodProcess, role: str) -> bool:

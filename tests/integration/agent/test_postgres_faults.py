@@ -45,7 +45,7 @@ async def test_a_store_that_stops_is_told_and_nothing_is_lost(make_world: Callab
         assert await pod.ready()
         sql(pod, "insert into t values (99)")
         store.start()
-        await stored_after(pod, datetime.now(UTC), 60)
+        await stored_after(pod, datetime.now(UTC))
 
         async def caught_up() -> bool:
             status = await pod.status()
@@ -174,7 +174,7 @@ async def test_a_restart_that_is_asked_for_is_done_once(make_world: Callable[...
     await until("it is ready", pod.ready, 120)
     server = pod.server_pid
     world.change(restarts={"orders-1": "now"})
-    await until("another server runs", lambda: pod.server_pid not in (None, server), 30)
+    await until("another server runs", lambda: pod.server_pid not in (None, server))
     server = pod.server_pid
     await until("it is ready", pod.ready)
     assert (await pod.status()).restart == "now"

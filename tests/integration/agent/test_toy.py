@@ -80,7 +80,7 @@ async def test_a_primary_ends_before_its_lease_can_be_taken(make_world: Callable
     assert server
     world.cluster.down = True
     cut = time.monotonic()
-    await until("the server has ended", lambda: not alive(server), 20)
+    await until("the server has ended", lambda: not alive(server))
     assert 8 < time.monotonic() - cut < world.document.lease.duration - 0.5
     assert not await pod.ready()
     world.cluster.down = False
@@ -98,7 +98,7 @@ async def test_a_primary_ends_at_its_deadline_without_any_agent(make_world: Call
     assert server and agent
     os.kill(agent, signal.SIGSTOP)
     stopped = time.monotonic()
-    await until("the server has ended", lambda: not alive(server), 20)
+    await until("the server has ended", lambda: not alive(server))
     assert time.monotonic() - stopped < world.document.lease.duration - 0.5
     assert pod.agent_pid == agent
     os.kill(agent, signal.SIGCONT)
@@ -174,7 +174,7 @@ async def test_orphans_are_reaped(make_world: Callable[..., World]) -> None:
     def zombies() -> list[int]:
         return [pid for pid in descendants(pod.process.pid) if not alive(pid)]  # type: ignore[union-attr]
 
-    await until("no zombie is left", lambda: not zombies(), 5)
+    await until("no zombie is left", lambda: not zombies())
 
 
 async def test_a_lost_volume_never_becomes_an_empty_database(make_world: Callable[..., World]) -> None:
@@ -250,12 +250,12 @@ async def test_rejected_settings_keep_the_last_good_ones(make_world: Callable[..
     pod.start()
     await until("it is ready", pod.ready)
     world.change(settings={"colour": "red"})
-    await until("it is applied", lambda: (pod.data / "settings").read_text() == "colour=red\n", 10)
+    await until("it is applied", lambda: (pod.data / "settings").read_text() == "colour=red\n")
     world.change(settings={"colour": "green", "shape": "round"})
 
     async def told() -> bool:
         return "shape" in (await pod.status()).rejected
 
-    await until("the rejection is told", told, 10)
+    await until("the rejection is told", told)
     assert (pod.data / "settings").read_text() == "colour=red\n"
     assert await pod.ready()

@@ -58,10 +58,10 @@ def counter(lab: Cluster, namespace: str, number: int) -> None:
     def there() -> bool:
         return bool(lab.kubectl("get", "serviceaccount", "default", "-n", namespace, "-o", "name", check=False))
 
-    assert wait_until(there, 30)
+    assert wait_until(there, 90)
     lab.kubectl("apply", "--namespace", namespace, "-f", "-", stdin=content)
     lab.kubectl("wait", "--namespace", namespace, "pod/counter", "--for=condition=Ready", "--timeout=90s")
-    assert wait_until(lambda: count(lab, number) > 0, 10)
+    assert wait_until(lambda: count(lab, number) > 0, 60)
 
 
 def count(lab: Cluster, number: int) -> int:
@@ -77,12 +77,12 @@ def test_a_cut_node_is_noticed_goes_on_alone_and_comes_back(own_lab: Cluster, na
     counter(own_lab, namespace, 3)
     faults.cut(3)
     try:
-        assert wait_until(lambda: node_ready(own_lab, 3) == "Unknown", 40, 0.5)
+        assert wait_until(lambda: node_ready(own_lab, 3) == "Unknown", 120, 0.5)
         at = count(own_lab, 3)
-        assert wait_until(lambda: count(own_lab, 3) > at, 5)
+        assert wait_until(lambda: count(own_lab, 3) > at, 60)
     finally:
         faults.heal(3)
-    assert wait_until(lambda: node_ready(own_lab, 3) == "True", 40, 0.5)
+    assert wait_until(lambda: node_ready(own_lab, 3) == "True", 120, 0.5)
 
 
 def test_a_frozen_node_does_nothing_until_it_is_thawed(own_lab: Cluster, namespace: str) -> None:
@@ -90,12 +90,12 @@ def test_a_frozen_node_does_nothing_until_it_is_thawed(own_lab: Cluster, namespa
     faults.freeze(2)
     try:
         at = count(own_lab, 2)
-        assert wait_until(lambda: node_ready(own_lab, 2) == "Unknown", 40, 0.5)
+        assert wait_until(lambda: node_ready(own_lab, 2) == "Unknown", 120, 0.5)
         assert count(own_lab, 2) == at
     finally:
         faults.thaw(2)
-    assert wait_until(lambda: count(own_lab, 2) > at, 5)
-    assert wait_until(lambda: node_ready(own_lab, 2) == "True", 40, 0.5)
+    assert wait_until(lambda: count(own_lab, 2) > at, 60)
+    assert wait_until(lambda: node_ready(own_lab, 2) == "True", 120, 0.5)
 
 
 def test_a_killed_node_loses_its_processes_and_keeps_its_disk(own_lab: Cluster, namespace: str) -> None:
@@ -108,7 +108,7 @@ def test_a_killed_node_loses_its_processes_and_keeps_its_disk(own_lab: Cluster, 
     finally:
         faults.restart(1)
     assert wait_until(lambda: count(own_lab, 1) > at, 60)
-    assert wait_until(lambda: node_ready(own_lab, 1) == "True", 40, 0.5)
+    assert wait_until(lambda: node_ready(own_lab, 1) == "True", 120, 0.5)
 
 
 @pytest.fixture

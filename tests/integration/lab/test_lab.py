@@ -46,7 +46,7 @@ def apply(lab: Cluster, namespace: str, *objects: Mapping[str, object]) -> None:
     def there() -> bool:
         return bool(lab.kubectl("get", "serviceaccount", "default", "-n", namespace, "-o", "name", check=False))
 
-    assert wait_until(there, 30)
+    assert wait_until(there, 90)
     content = {"apiVersion": "v1", "kind": "List", "items": list(objects)}
     lab.kubectl("apply", "--namespace", namespace, "-f", "-", stdin=json.dumps(content))
 
@@ -117,7 +117,7 @@ def test_pods_have_volumes_names_logs_and_services(own_lab: Cluster, namespace: 
     assert own_lab.kubectl("get", "pvc", "data", "-n", namespace, "-o", "jsonpath={.status.phase}") == "Bound"
     assert "listening" in own_lab.kubectl("logs", "--namespace", namespace, "writer")
     ask = "exec 3<>/dev/tcp/web/80 && head -1 <&3"
-    assert wait_until(lambda: "hello" in inside(own_lab, namespace, "reader", ask, check=False), 15)
+    assert wait_until(lambda: "hello" in inside(own_lab, namespace, "reader", ask, check=False), 60)
     address = own_lab.kubectl("get", "service", "web", "-n", namespace, "-o", "jsonpath={.spec.clusterIP}")
     assert run(["bash", "-c", f"exec 3<>/dev/tcp/{address}/80 && head -1 <&3"], deadline=10) == "hello\n"
 
@@ -339,7 +339,7 @@ def test_up_repairs_what_crashed(own_lab: Cluster, namespace: str) -> None:
     etcd = state.recorded("etcd")
     assert etcd is not None
     state.forget("etcd")
-    assert wait_until(lambda: not cluster.healthy(), 10)
+    assert wait_until(lambda: not cluster.healthy(), 60)
     cluster.up()
     assert cluster.healthy()
     assert not etcd.alive()
