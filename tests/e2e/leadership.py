@@ -38,7 +38,7 @@ class Operators:
         if len(nodes) == 1:
             self._apart(nodes.pop())
         names = {pod["metadata"]["name"] for pod in self._pods()}
-        lease = self.kubectl.wait("lease", OPERATOR, lambda lease: leader(lease) in names, deadline=90)
+        lease = self.kubectl.wait("lease", OPERATOR, lambda lease: leader(lease) in names, deadline=120)
         return next(pod for pod in self._pods() if pod["metadata"]["name"] == leader(lease))
 
     def _ready(self) -> None:

@@ -68,7 +68,7 @@ def load(client: Client, table: str) -> Iterator[Load]:
         yield load
     assert load.acknowledged > 3, "there was no load"
     # As the writes did, the count tries again where no connection comes about.
-    assert client.until_it_works(f"SELECT count(DISTINCT n) FROM {table}", deadline=60) == str(load.acknowledged)
+    assert client.until_it_works(f"SELECT count(DISTINCT n) FROM {table}", deadline=120) == str(load.acknowledged)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def space(make_space: Callable[[str], Space]) -> Space:
 def steady(space: Space) -> Space:
     """A Database with three instances, made while the operator was killed in the middle of its creation."""
     space.database("steady", 3, wait=False)
-    space.kubectl.wait("database", "steady", lambda v: bool(v.get("status", {}).get("instances")), deadline=60)
+    space.kubectl.wait("database", "steady", lambda v: bool(v.get("status", {}).get("instances")), deadline=120)
     kill_operator(space.kubectl)
     space.ready("steady", 3)
     space.client("steady").sql("CREATE TABLE t (n integer)")
@@ -118,7 +118,7 @@ def test_agent_frozen_is_replaced_and_the_server_goes_on(steady: Space) -> None:
         writes.goes_on(deadline=60)
     # The new agent proves its server anew, and until then the Service may have no endpoint.
     steady.ready("steady", 3)
-    client.until_it_works(deadline=60)
+    client.until_it_works(deadline=120)
     assert client.sql("SELECT count(*) FROM t") == count
     assert client.started() == pytest.approx(started, abs=2), "the server was not restarted"
 
@@ -133,13 +133,13 @@ def test_operator_killed_in_the_middle_of_a_switchover(steady: Space) -> None:
     steady.kubectl.wait(
         "database", "steady", lambda v: v["status"].get("primary") == target and complete(3)(v), deadline=240
     )
-    client.until_it_works(deadline=30)  # the way of a Service to its new endpoint is kube-proxy's
+    client.until_it_works(deadline=120)  # the way of a Service to its new endpoint is kube-proxy's
     assert client.sql("SELECT count(*) FROM t") == count
 
 
 def test_node_cut_during_a_backup(steady: Space) -> None:
     steady.kubectl.apply(manifests.backup("cut", "steady"))
-    value = steady.kubectl.wait("backup", "cut", lambda v: bool(v.get("status", {}).get("instance")), deadline=60)
+    value = steady.kubectl.wait("backup", "cut", lambda v: bool(v.get("status", {}).get("instance")), deadline=120)
     pod = steady.kubectl.get("pod", f"{value['status']['instance']}-0")
     assert pod is not None
     node = pod["spec"]["nodeName"]

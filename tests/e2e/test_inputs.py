@@ -43,7 +43,7 @@ def test_wrong_database_says_what_to_do(space: Space, more: dict[str, object], w
     if "settings" in more:
         more, word = {"settings": {space.engine.refused: "true"}}, space.engine.refused
     space.kubectl.apply(_database(space, name, **more))
-    value = space.kubectl.wait("database", name, reason(wanted), deadline=60)
+    value = space.kubectl.wait("database", name, reason(wanted), deadline=120)
     assert word in condition(value, "Ready")["message"]
     space.kubectl.delete("database", name)
 
@@ -106,6 +106,6 @@ def test_store_that_cannot_be_opened(space: Space, secret: str, wanted: str) -> 
     wrong = manifests.Bucket(space.stage.bucket.endpoint, space.stage.bucket.region, "nobody", "nothing-at-all")
     space.kubectl.apply(manifests.credentials("wrong", wrong))
     space.kubectl.apply(manifests.object_store(f"bad-{secret}", space.stage.bucket, f"bad-{secret}-bucket", secret))
-    value = space.kubectl.wait("objectstore", f"bad-{secret}", reason(wanted), deadline=60)
+    value = space.kubectl.wait("objectstore", f"bad-{secret}", reason(wanted), deadline=120)
     assert secret in condition(value, "Ready")["message"] or "credentials" in condition(value, "Ready")["message"]
     space.kubectl.delete("objectstore", f"bad-{secret}")

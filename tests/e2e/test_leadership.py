@@ -48,7 +48,7 @@ def test_node_of_the_leader_cut(space: Space) -> None:
     pod = operators.both()
     node, mark = pod["spec"]["nodeName"], stage.audit.mark()
     with operators.followed(pod) as reigns:
-        reigns.renewed(2, deadline=60)
+        reigns.renewed(2, deadline=120)
         bucket = space.store("doomed", deletionPolicy="Delete")  # the first leader's work
         stage.cut(node)
         try:
@@ -59,19 +59,21 @@ def test_node_of_the_leader_cut(space: Space) -> None:
             space.patch("database", "shop", {"spec": {"settings": {setting: value}}})
             doomed = kubectl.get("objectstore", "doomed")
             assert doomed is not None and doomed["metadata"]["finalizers"] and stage.bucket_exists(bucket)
-            second = reigns.another(deadline=90)
+            second = reigns.another(deadline=120)
             space.store("while-cut")
             kubectl.run("wait", "objectstore", "doomed", "--for=delete", "--timeout=120s", deadline=130)
             assert not stage.bucket_exists(bucket), "the finalizer went before its clean-up"
             assert service is not None
-            kubectl.wait("service", "shop-r", lambda v: v["metadata"]["uid"] != service["metadata"]["uid"], deadline=60)
+            kubectl.wait(
+                "service", "shop-r", lambda v: v["metadata"]["uid"] != service["metadata"]["uid"], deadline=120
+            )
             kubectl.wait("node", node, lambda v: condition(v, "Ready").get("status") != "True", deadline=120)
         finally:
             stage.heal(node)
         kubectl.wait("node", node, lambda v: condition(v, "Ready").get("status") == "True", deadline=120)
         operators.both()
         space.ready("shop", 2)
-        client.until_it_works(deadline=60)
+        client.until_it_works(deadline=120)
         assert client.sql("SELECT count(*) FROM t") == "1000"
         for instance in ("shop-1", "shop-2"):
             _until_shown(space, instance, value)

@@ -106,7 +106,7 @@ def test_switchover_loses_nothing(orders: Space, client: Client) -> None:
         "database", "orders", lambda v: v["status"].get("primary") == target and complete(3)(v), deadline=180
     )
     assert orders.primary("orders") == target != before
-    client.until_it_works(deadline=30)
+    client.until_it_works(deadline=120)
     assert client.sql("SELECT count(*) FROM notes") == count
     client.fill("notes", 5002, 5002)
 

@@ -41,7 +41,9 @@ def test_bucket_without_our_marker_is_never_deleted(space: Space) -> None:
     space.stage.make_bucket("somebody-elses")
     spec = {"deletionPolicy": "Delete"}
     space.kubectl.apply(manifests.object_store("foreign", space.stage.bucket, "somebody-elses", "s3", **spec))
-    space.kubectl.wait("objectstore", "foreign", lambda v: condition(v, "Ready").get("status") is not None, deadline=60)
+    space.kubectl.wait(
+        "objectstore", "foreign", lambda v: condition(v, "Ready").get("status") is not None, deadline=120
+    )
     space.kubectl.delete("objectstore", "foreign")
     assert space.stage.bucket_exists("somebody-elses")
 

@@ -104,7 +104,7 @@ def settled(space: Space) -> Object:
     """Wait until the Database is Ready with three instances, and nothing is told of an earlier switchover."""
     value = space.ready("orders", 3)
     if "switchover" in value["status"]:
-        space.kubectl.wait("database", "orders", lambda v: "switchover" not in v["status"], deadline=60)
+        space.kubectl.wait("database", "orders", lambda v: "switchover" not in v["status"], deadline=120)
     return value
 
 
@@ -173,7 +173,7 @@ def test_upgrade_the_operator(orders: Space, read: Read) -> None:
         found = orders.kubectl.list("statefulset", "yoban.dev/database=orders")
         return all(one["metadata"]["annotations"].get("yoban.dev/update") for one in found)
 
-    until(honoured, deadline=60)
+    until(honoured, deadline=120)
     settled(orders)
     assert servers(orders) == before, "nothing differs, so nothing is replaced"
 
@@ -190,7 +190,7 @@ def test_drain_a_node(orders: Space, client: Client, read: Read) -> None:
     settled(orders)
     assert orders.primary("orders") != primary
     assert servers(orders)[f"{primary}-0"] != before[f"{primary}-0"]
-    assert client.until_it_works("SELECT count(*) FROM notes", deadline=30) == "1000"
+    assert client.until_it_works("SELECT count(*) FROM notes", deadline=120) == "1000"
 
 
 def test_a_replica_is_broken(orders: Space, client: Client, read: Read) -> None:
@@ -214,7 +214,7 @@ def test_the_credentials_of_the_store_have_expired(orders: Space, client: Client
     )
     # Somebody looks at them within a minute; at what is annotated, at once.
     orders.annotate("objectstore", "backups", f"yoban.dev/nudge={time.time_ns()}")
-    orders.kubectl.wait("objectstore", "backups", reason("CredentialsRejected"), deadline=90)
+    orders.kubectl.wait("objectstore", "backups", reason("CredentialsRejected"), deadline=120)
     orders.annotate("database", "orders", f"yoban.dev/nudge={time.time_ns()}")
     client.fill("notes", 1001, 2000)
     lines = f"accessKeyId={bucket.access_key}\nsecretAccessKey={bucket.secret_key}\n"
@@ -249,4 +249,4 @@ def test_the_primary_is_lost(orders: Space, client: Client, read: Read) -> None:
     assert [text for text in orders.events("PrimaryLost") if text.startswith(f"the volume of {lost} is gone; ")]
     assert lost not in {instance["name"] for instance in value["status"]["instances"]}
     assert orders.primary("orders") == value["status"]["primary"] != lost
-    assert client.until_it_works("SELECT count(*) FROM notes", deadline=60) == count
+    assert client.until_it_works("SELECT count(*) FROM notes", deadline=120) == count

@@ -62,7 +62,7 @@ def moments(space: Space) -> Moments:
     space.kubectl.wait(
         "database", "source", lambda v: v["status"].get("primary") == target and complete(2)(v), deadline=180
     )
-    client.until_it_works(deadline=30)
+    client.until_it_works(deadline=120)
     client.fill("ledger", 1111, 1200)
     after = mark(space, "source", "after_lunch", 1201)
     client.fill("ledger", 1211, 1300)
@@ -133,7 +133,7 @@ def _assert_restored(space: Space, moments: Moments, target: str) -> None:
 
 def test_target_outside_the_window_is_refused_and_the_window_is_named(space: Space, moments: Moments) -> None:
     space.restore("too-early", "source", {"type": "time", "value": "2001-01-01T00:00:00Z"}, wait=False)
-    value = space.kubectl.wait("database", "too-early", reason("TargetOutsideWindow"), deadline=90)
+    value = space.kubectl.wait("database", "too-early", reason("TargetOutsideWindow"), deadline=120)
     window = space.kubectl.get("database", "source")["status"]["window"]  # type: ignore[index]
     assert window["start"][:16] in condition(value, "Ready")["message"]
     space.kubectl.delete("database", "too-early")
@@ -202,7 +202,7 @@ def test_store_stopped_for_two_minutes_loses_nothing(space: Space, moments: Mome
 
 def test_backup_taken_while_the_operator_restarts_completes(space: Space, moments: Moments) -> None:
     space.kubectl.apply(manifests.backup("through-restart", "source"))
-    space.kubectl.wait("backup", "through-restart", lambda v: bool(v.get("status", {}).get("phase")), deadline=60)
+    space.kubectl.wait("backup", "through-restart", lambda v: bool(v.get("status", {}).get("phase")), deadline=120)
     space.kubectl.within("yoban-system").run("delete", "pod", "--all", "--wait=false", "--grace-period=0", "--force")
     value = space.kubectl.wait(
         "backup", "through-restart", lambda v: v.get("status", {}).get("phase") in ("Completed", "Failed"), deadline=240
@@ -213,12 +213,12 @@ def test_backup_taken_while_the_operator_restarts_completes(space: Space, moment
 def test_failure_29_a_restore_of_nothing_is_never_an_empty_database(space: Space, moments: Moments) -> None:
     space.database("hollow", 1, policy="")
     space.restore("from-hollow", "hollow", {"type": "latest"}, wait=False)
-    value = space.kubectl.wait("database", "from-hollow", reason(*NOTHING_THERE), deadline=90)
+    value = space.kubectl.wait("database", "from-hollow", reason(*NOTHING_THERE), deadline=120)
     assert condition(value, "Ready")["message"]
     assert space.pods("from-hollow") == []
     nowhere = {"objectStore": "store", "path": f"{space.kubectl.namespace}/source/000000000000"}
     space.restore("from-nowhere", nowhere, {"type": "latest"}, wait=False)
-    space.kubectl.wait("database", "from-nowhere", reason(*NOTHING_THERE), deadline=90)
+    space.kubectl.wait("database", "from-nowhere", reason(*NOTHING_THERE), deadline=120)
     assert space.pods("from-nowhere") == []
     for name in ("hollow", "from-hollow", "from-nowhere"):
         space.kubectl.delete("database", name)

@@ -73,7 +73,7 @@ def test_it_is_ready_in_its_own_image(space: Space, shelf: str) -> None:
 
 def test_what_it_cannot_do_is_refused_by_capability(space: Space) -> None:
     space.kubectl.apply(_database("pair", instances=2))
-    value = space.kubectl.wait("database", "pair", reason("ReplicasUnsupported"), deadline=60)
+    value = space.kubectl.wait("database", "pair", reason("ReplicasUnsupported"), deadline=120)
     assert "no replicas" in condition(value, "Ready")["message"]
     space.kubectl.delete("database", "pair")
 
@@ -95,6 +95,6 @@ def test_a_backup_is_restored_into_a_new_database(space: Space, shelf: str, kind
 def test_a_target_that_needs_a_log_is_refused(space: Space, shelf: str) -> None:
     restore = {"source": {"database": shelf}, "target": {"type": "position", "value": "1"}}
     space.kubectl.apply(_database("impossible", bootstrap={"restore": restore}))
-    value = space.kubectl.wait("database", "impossible", reason("TargetInvalid"), deadline=60)
+    value = space.kubectl.wait("database", "impossible", reason("TargetInvalid"), deadline=120)
     assert "backups only" in condition(value, "Ready")["message"]
     space.kubectl.delete("database", "impossible")

@@ -125,7 +125,7 @@ class Space:
             manifests.credentials("s3", self.stage.bucket),
             manifests.object_store(name, self.stage.bucket, bucket, "s3", **more),
         )
-        self.kubectl.wait("objectstore", name, is_ready, deadline=90)
+        self.kubectl.wait("objectstore", name, is_ready, deadline=120)
         return bucket
 
     def policy(self, name: str = "gold", store: str = "store", **more: object) -> None:
@@ -149,7 +149,7 @@ class Space:
         """
         client = self.engine.demo.client(self.kubectl, database)
         client.start()
-        client.until_it_works(deadline=60)
+        client.until_it_works(deadline=120)
         return client
 
     def as_admin(self, database: str, sql: str) -> str:
