@@ -12,7 +12,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -27,8 +27,8 @@ from yoban.agent.shipper import Shipper
 from yoban.domain.summary import size, span
 from yoban.errors import IntegrityError, Retryable, YobanError
 from yoban.model.control import ArchiveState, Problem
-from yoban.plugins import LogSource, LogTail, Position, Promotion
-from yoban.repository import Mark, Repository, TermRecord
+from yoban.plugins import Fork, LogSource, LogTail, Position, Promotion
+from yoban.repository import ForkRecord, Mark, Repository, TermRecord
 
 log = logging.getLogger("yoban.agent.tailer")
 meter = metrics.get_meter("yoban.agent")
@@ -254,6 +254,7 @@ class Tailer:
                 time=self._instance.clock.now(),
                 incarnation=self._instance.document.incarnation,
                 began=self._began,
+                ancestors=() if promotion is None or first else _told(promotion.ancestors),
             )
         )
         log.info("term %s recorded", term)
@@ -521,6 +522,10 @@ class Tailer:
                 await source.relieve(self._instance.context)
         except Exception as error:
             log.warning("the server's volume is full, and it cannot be helped: %s", self._words(error))
+
+
+def _told(forks: Sequence[Fork]) -> tuple[ForkRecord, ...]:
+    return tuple(ForkRecord(line=fork.line, parent=fork.parent, position=fork.position) for fork in forks)
 
 
 def _read(path: Path, start: int, size: int) -> bytes:

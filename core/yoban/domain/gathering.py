@@ -12,7 +12,7 @@ from typing import Protocol
 
 from yoban.domain.history import History, Mark, StoredBackup, Term
 from yoban.errors import InvalidInput
-from yoban.plugins import BackupFacts, LogSource, Position, SegmentKind
+from yoban.plugins import BackupFacts, Fork, LogSource, Position, SegmentKind
 from yoban.plugins.lines import StoredLine, runs
 
 
@@ -26,6 +26,17 @@ class _Summary(Protocol):
     @property
     def segment_bytes(self) -> int: ...
     def matching(self) -> BackupFacts: ...
+
+
+class _Fork(Protocol):
+    """A fork, as a record tells it."""
+
+    @property
+    def line(self) -> str: ...
+    @property
+    def parent(self) -> str: ...
+    @property
+    def position(self) -> str: ...
 
 
 class _Term(Protocol):
@@ -43,6 +54,8 @@ class _Term(Protocol):
     def position(self) -> str: ...
     @property
     def began(self) -> datetime | None: ...
+    @property
+    def ancestors(self) -> Sequence[_Fork]: ...
 
 
 class _Mark(Protocol):
@@ -127,6 +140,7 @@ def history(catalogue: _Catalogue, log: LogSource | None) -> History:
                 fork=Position(item.position) if item.parent and item.position else None,
                 started=item.began,
                 instance=item.instance,
+                ancestors=tuple(Fork(fork.line, fork.parent, Position(fork.position)) for fork in item.ancestors),
             )
             for item in catalogue.terms
         ),

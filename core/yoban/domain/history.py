@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from yoban.plugins import BackupFacts, Position
+from yoban.plugins import BackupFacts, Fork, Position
 from yoban.plugins.lines import StoredLine
 
 
@@ -38,6 +38,7 @@ class Term:
         fork: last place that both lines share; None for the first.
         started: UTC, before its promotion; None when not recorded. By then nothing had been written on its line.
         instance: who reigned.
+        ancestors: forks that lead to the parent, oldest first, as far as the record tells them.
     """
 
     number: int
@@ -46,6 +47,7 @@ class Term:
     fork: Position | None = None
     started: datetime | None = None
     instance: str = ""
+    ancestors: tuple[Fork, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from datetime import datetime
 from yoban.domain.history import History, StoredBackup
 from yoban.errors import InvalidInput
 from yoban.plugins import Fork, LogSource, Order, Position, Positions
-from yoban.plugins.lines import Hole, Proof, StoredLine, Stretch, first_missing, follow
+from yoban.plugins.lines import Hole, Proof, StoredLine, Stretch, first_missing, follow, goes_on
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,11 @@ def chain(history: History, line: str = "") -> tuple[tuple[str, ...], tuple[Fork
         InvalidInput: nothing is known of `line`.
     """
     terms = sorted(history.terms, key=lambda term: term.number)
-    parents = {term.line: term for term in terms if term.parent and term.parent != term.line}
+    recorded = {term.line for term in terms}
+    left = {fork.line: fork for term in terms for fork in term.ancestors if fork.line not in recorded}
+    for term in terms:
+        if term.parent not in ("", term.line) and term.fork is not None:
+            left[term.line] = Fork(term.line, term.parent, term.fork)
     known = list(dict.fromkeys([*(term.line for term in terms), *history.lines, *_backup_lines(history)]))
     if not line:
         if not known:
@@ -77,9 +81,9 @@ def chain(history: History, line: str = "") -> tuple[tuple[str, ...], tuple[Fork
         )
     lines = [line]
     forks: list[Fork] = []
-    while (term := parents.get(lines[0])) is not None and term.fork is not None and term.parent not in lines:
-        forks.insert(0, Fork(line=term.line, parent=term.parent, position=term.fork))
-        lines.insert(0, term.parent)
+    while (fork := left.get(lines[0])) is not None and fork.parent not in lines:
+        forks.insert(0, fork)
+        lines.insert(0, fork.parent)
     return tuple(lines), tuple(forks)
 
 
@@ -122,13 +126,13 @@ def extent(
     if log.lines_overlap:
         return _overlapping(history, backup, lines, forks, log, positions)
     current = backup.first_segment or log.segment_of(facts.line, facts.end, (), history.segment_bytes)
-    for fork in forks[lines.index(facts.line) :]:
-        child = history.stored(fork.line)
+    way = forks[lines.index(facts.line) :]
+    for number, fork in enumerate(way):
         shared = log.segment_of(fork.parent, fork.position, (), history.segment_bytes)
         if gap := _missing(history, fork.parent, current, log, before=shared):
             return gap
         first = log.segment_of(fork.line, fork.position, (), history.segment_bytes)
-        if child.holds(first):
+        if goes_on(way[number:], history.stored, log, history.segment_bytes):
             current = first
         elif history.stored(fork.parent).holds(shared):
             # The last shared segment lies with the parent; the child's own begins after it.
@@ -178,11 +182,12 @@ def fed(
     facts, size = backup.facts, history.segment_bytes
     current = backup.first_segment or log.segment_of(facts.line, facts.end, (), size)
     names: list[str] = []
-    for fork in forks[lines.index(facts.line) :]:
+    way = forks[lines.index(facts.line) :]
+    for number, fork in enumerate(way):
         shared = log.segment_of(fork.parent, fork.position, (), size)
         first = log.segment_of(fork.line, fork.position, (), size)
         own = history.stored(fork.parent).between(current, shared)
-        if history.stored(fork.line).holds(first):
+        if goes_on(way[number:], history.stored, log, size):
             names += [name for name in own if name != shared]
             current = first
         else:

@@ -124,6 +124,27 @@ def runs(names: Iterable[str], successor: Callable[[str], str]) -> tuple[tuple[s
     return (*found, (first, last)) if last else ()
 
 
+def goes_on(forks: Sequence[Fork], stored: Callable[[str], StoredLine], log: LogSource, segment_bytes: int) -> bool:
+    """Tell whether the segment in which the first of `forks` lies is stored under the name of a line that took over.
+
+    Each line has its own copy of it, with all that the lines before had written there. One that was left again within that
+    segment may never have stored it: then the next line's copy is as good.
+
+    Args:
+        forks: one after the other, oldest first.
+        stored: what is stored of a line.
+        log, segment_bytes: of the engine.
+    """
+    for number, fork in enumerate(forks):
+        own = log.segment_of(fork.line, fork.position, (), segment_bytes)
+        if stored(fork.line).holds(own):
+            return True
+        last = number + 1 == len(forks)
+        if last or log.segment_of(fork.line, forks[number + 1].position, (), segment_bytes) != own:
+            return False
+    return False
+
+
 def absent(names: Sequence[str], first: str, last: str, log: LogSource, segment_bytes: int) -> tuple[str, ...]:
     """Return the segments from `first` to `last`, both included, that are not among `names`.
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from yoban.plugins.context import InstanceContext, Peer
-from yoban.plugins.positions import Position
+from yoban.plugins.positions import Fork, Position
 
 ProgressCallback = Callable[[int, int], None]
 """Called with (bytes done, bytes in all or 0 when unknown); cheap, may be called often."""
@@ -16,11 +16,20 @@ ProgressCallback = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Promotion:
-    """What a promotion led to: the line written from now on (or ""), its parent, and the last place both share."""
+    """What a promotion led to.
+
+    Attributes:
+        line: written from now on, or "".
+        parent: the line that it left.
+        fork: last place that both share.
+        ancestors: the forks that lead to `parent`, oldest first, where the server knows them. They stand in for the record of
+            a reign that ended before it could be stored.
+    """
 
     line: str
     parent: str
     fork: Position
+    ancestors: tuple[Fork, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

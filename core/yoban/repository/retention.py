@@ -25,6 +25,7 @@ from yoban.repository.layout import Layout
 from yoban.repository.manifest import BackupSummary
 from yoban.repository.segments import LogStore
 from yoban.repository.survey import BackupUse, Survey
+from yoban.repository.terms import ages
 
 KIND = "expired"
 SKEW = timedelta(minutes=5)
@@ -187,12 +188,12 @@ def _log(
 ) -> dict[str, tuple[str, ...]]:
     if not staying:
         return {}
-    first_term = {record.line: record.term for record in reversed(catalog.terms)}
+    age = ages(catalog.terms)
     needed = {use.summary.line for use in staying}
-    if len(needed) > 1 and not needed <= first_term.keys():
+    if len(needed) > 1 and not needed <= age.keys():
         return {}  # nobody can tell which line came first: the record of a reign was never written
     # Which is the oldest, places in the log tell: the clocks of who made the backups may differ.
-    line_of_oldest = min(needed, key=lambda line: (first_term.get(line, 0), line))
+    line_of_oldest = min(needed, key=lambda line: (age.get(line, (0, 0)), line))
     firsts = [(_first(catalog, use.summary, log), use.summary) for use in staying if use.summary.line == line_of_oldest]
     first, oldest = min(firsts, key=lambda found: (found[0], found[1].id))
     unknown = running - catalog.running.keys()
@@ -202,7 +203,7 @@ def _log(
     for line, names in catalog.lines.items():
         if line == oldest.line:
             gone = [name for name in names if _full_before(log, name, first)]
-        elif line not in needed and first_term.get(line, 1 << 62) < first_term.get(oldest.line, 0):
+        elif line not in needed and age.get(line, (1 << 62, 0)) < age.get(oldest.line, (0, 0)):
             gone = [name for name in names if _kind(log, name) is not SegmentKind.HISTORY]
         else:
             gone = []

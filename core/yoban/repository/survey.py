@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from yoban.errors import InvalidInput
 from yoban.plugins import Fork, LogSource, Order, Position, Positions, SegmentKind, Window
-from yoban.plugins.lines import Hole, Proof, StoredLine, absent, follow, runs
+from yoban.plugins.lines import Hole, Proof, StoredLine, absent, follow, goes_on, runs
 from yoban.repository.catalog import Catalog
 from yoban.repository.manifest import BackupSummary
 from yoban.repository.marks import Mark
@@ -155,6 +155,7 @@ class _Chain:
         self._forks = forks
         self._lines = [fork.parent for fork in forks] + [mark.line]
         self._left = {fork.parent: fork for fork in forks}  # where the chain leaves each line but the last
+        self._known: dict[str, StoredLine] = {}
         self._missing = self._find()
 
     def _find(self) -> dict[str, list[str]]:
@@ -209,9 +210,7 @@ class _Chain:
         size = self._mark.segment_bytes
         fork = self._left.get(line)
         if fork is not None and name == self._log.segment_of(line, fork.position, (), size):
-            child = fork.line  # the segment in which the chain leaves the line goes on under the next one's name
-            twin = self._log.segment_of(child, fork.position, (), size)
-            return twin in self._catalog.lines.get(child, ()) or bool(self._reach(child, twin))
+            return goes_on(self._forks[self._forks.index(fork) :], self._stored, self._log, size)
         before = next((known for known in self._forks if known.line == line), None)
         if before is not None and name == first:
             twin = self._log.segment_of(before.parent, before.position, (), size)
@@ -223,6 +222,22 @@ class _Chain:
 
     def _reach(self, line: str, segment: str) -> int:
         return cover(chunk for chunk in self._catalog.tails if (chunk.line, chunk.segment) == (line, segment)).end
+
+    def _stored(self, line: str) -> StoredLine:
+        if line not in self._known:
+            size = self._mark.segment_bytes
+            whole = [name for name in self._catalog.lines.get(line, ()) if self._full(name)]
+            segments = {chunk.segment for chunk in self._catalog.tails if chunk.line == line}
+            tails = {segment: reach for segment in segments if (reach := self._reach(line, segment))}
+            stretches = runs(whole, lambda name: self._log.successor(name, size))
+            self._known[line] = StoredLine(line, stretches, tails, tuple(sorted({*whole, *tails})))
+        return self._known[line]
+
+    def _full(self, name: str) -> bool:
+        try:
+            return self._log.classify(name).kind is SegmentKind.FULL
+        except InvalidInput:
+            return False
 
     def gaps(self) -> tuple[Gap, ...]:
         """The missing segments, joined to runs where they follow each other."""
@@ -273,7 +288,6 @@ class _Overlapping(_Chain):
     """The same for lines whose segments are their own servers': each backup has a way of its own through them."""
 
     def _find(self) -> dict[str, list[str]]:
-        self._known: dict[str, StoredLine] = {}
         missing: dict[str, list[str]] = {line: [] for line in self._lines}
         for summary in self._catalog.backups:
             if summary.line in missing and (hole := self._follow(summary)) is not None:
@@ -294,19 +308,3 @@ class _Overlapping(_Chain):
         marks = [*self._catalog.marks, self._mark]
         mark = max((mark for mark in marks if mark.line == line), key=lambda mark: mark.term, default=None)
         return None if mark is None else Proof(Position(mark.position), mark.segment, mark.flushed)
-
-    def _stored(self, line: str) -> StoredLine:
-        if line not in self._known:
-            size = self._mark.segment_bytes
-            whole = [name for name in self._catalog.lines.get(line, ()) if self._full(name)]
-            segments = {chunk.segment for chunk in self._catalog.tails if chunk.line == line}
-            tails = {segment: reach for segment in segments if (reach := self._reach(line, segment))}
-            stretches = runs(whole, lambda name: self._log.successor(name, size))
-            self._known[line] = StoredLine(line, stretches, tails, tuple(sorted({*whole, *tails})))
-        return self._known[line]
-
-    def _full(self, name: str) -> bool:
-        try:
-            return self._log.classify(name).kind is SegmentKind.FULL
-        except InvalidInput:
-            return False

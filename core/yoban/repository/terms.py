@@ -19,6 +19,14 @@ from yoban.repository.layout import Layout, number
 KIND = "term"
 
 
+class ForkRecord(Struct):
+    """A fork, as a record tells it: `line` left `parent` at `position`."""
+
+    line: str
+    parent: str
+    position: str
+
+
 class TermRecord(Struct):
     """One reign.
 
@@ -32,6 +40,8 @@ class TermRecord(Struct):
         incarnation: life of the data.
         began: by which nothing had been written on the line yet (UTC); None when that is not known. What was committed later
             is proven by marks only, however late the record was written.
+        ancestors: forks that lead to the parent, oldest first, where the server knew them. They count for lines of which no
+            record tells: of a reign that ended before it could be recorded.
     """
 
     format: int = FORMAT
@@ -43,6 +53,7 @@ class TermRecord(Struct):
     time: datetime
     incarnation: str = ""
     began: datetime | None = None
+    ancestors: tuple[ForkRecord, ...] = ()
 
 
 class Terms:
@@ -93,18 +104,36 @@ def _same(a: TermRecord, b: TermRecord) -> bool:
 def forks_of(terms: Iterable[TermRecord], line: str) -> tuple[Fork, ...]:
     """Return the forks that lead to `line`, oldest first. Pure.
 
-    A line that no record knows has none. A line with several reigns is taken from the first of them.
+    A line that no record knows has none. A line with several reigns is taken from the first of them; one that has no record
+    of its own is taken from what later ones tell of it.
     """
-    origin: dict[str, TermRecord] = {}
-    for record in sorted(terms, key=lambda record: record.term, reverse=True):
-        origin[record.line] = record
+    ordered = sorted(terms, key=lambda record: record.term, reverse=True)
+    origin: dict[str, ForkRecord] = {fork.line: fork for record in ordered for fork in record.ancestors}
+    origin |= {
+        record.line: ForkRecord(line=record.line, parent=record.parent, position=record.position) for record in ordered
+    }
     forks: list[Fork] = []
     seen: set[str] = set()
     while line in origin and origin[line].parent and line not in seen:
         seen.add(line)
-        record = origin[line]
-        if record.parent == line:
+        left = origin[line]
+        if left.parent == line:
             break
-        forks.append(Fork(line, record.parent, Position(record.position)))
-        line = record.parent
+        forks.append(Fork(line, left.parent, Position(left.position)))
+        line = left.parent
     return tuple(reversed(forks))
+
+
+def ages(terms: Iterable[TermRecord]) -> dict[str, tuple[int, int]]:
+    """Return for each line that records tell of what sorts as the lines began. Pure.
+
+    A line without a record of its own began after the reign before the one that first tells of it, and before that one.
+    """
+    found: dict[str, tuple[int, int]] = {}
+    known = sorted(terms, key=lambda record: record.term)
+    for record in known:
+        found.setdefault(record.line, (record.term, 0))
+    for record in known:
+        for place, fork in enumerate(record.ancestors):
+            found.setdefault(fork.line, (record.term, place - len(record.ancestors)))
+    return found

@@ -484,6 +484,7 @@ class EngineContract(EngineFactsContract):
         await until(has_all, deadline=self.start_seconds, what="the replica has what the primary wrote last")
         promotion = await replication.promote(replica, deadline=self.start_seconds)
         assert await replication.promote(replica, deadline=self.start_seconds) == promotion
+        assert [fork.line for fork in promotion.ancestors[-1:]] in ([], [promotion.parent])
         await self.serving(engine, replica, Role.PRIMARY)
         assert await driver.read(replica) == {"before", "while it follows"}
         await driver.write(replica, "after")

@@ -282,8 +282,9 @@ class MemoryReplication(Replication):
             (ctx.data / "role.json").write_text(json.dumps({"role": Role.PRIMARY.value, "upstream": ""}))
         if not data.forks:
             return Promotion(str(data.line), "", Position("0"))
-        line, parent, position = data.forks[-1]
-        return Promotion(line, parent, Position(position))
+        *before, (line, parent, position) = data.forks
+        ancestors = tuple(Fork(child, left, Position(at)) for child, left, at in before)
+        return Promotion(line, parent, Position(position), ancestors)
 
     async def manage_members(self, ctx: InstanceContext, members: Sequence[Peer]) -> Sequence[str]:
         return ()

@@ -166,7 +166,8 @@ class SetsReplication(MemoryReplication):
     async def promote(self, ctx: InstanceContext, *, deadline: float) -> Promotion:
         done = await super().promote(ctx, deadline=deadline)
         data = self._world.server(ctx.data)
-        return Promotion(done.line, done.parent, place(data, int(done.fork) // RECORD))
+        forks = [replace(fork, position=place(data, int(fork.position) // RECORD)) for fork in done.ancestors]
+        return replace(done, fork=place(data, int(done.fork) // RECORD), ancestors=tuple(forks))
 
     async def drained_position(self, ctx: InstanceContext) -> Position:
         data = load(ctx.data)

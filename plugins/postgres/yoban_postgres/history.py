@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from yoban.errors import NotReady
-from yoban.plugins import Fork, InstanceContext
+from yoban.plugins import Fork, InstanceContext, Promotion
 
 from yoban_postgres.lsn import format_lsn, parse_lsn
 from yoban_postgres.positions import line_name, make, split
@@ -37,15 +37,16 @@ def text(forks: Sequence[Fork]) -> str:
     return "".join(f"{parent}\t{place}\tas the archive tells\n" for parent, place in rows)
 
 
-async def current(connection: asyncpg.Connection[asyncpg.Record], ctx: InstanceContext) -> tuple[str, str, int]:
-    """Return line, its parent ("" for the first) and fork of a running primary.
+async def current(connection: asyncpg.Connection[asyncpg.Record], ctx: InstanceContext) -> Promotion:
+    """Return what led to the line of a running primary. The first line has no parent, and all of it up to now for a fork.
 
     Raises:
         NotReady: its history is not written yet.
     """
     line = await connection.fetchval("select substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8)")
     if line == line_name(1):
-        return line, "", parse_lsn(await connection.fetchval("select pg_current_wal_flush_lsn()::text"))
+        flushed = await connection.fetchval("select pg_current_wal_flush_lsn()::text")
+        return Promotion(line, "", make(line, parse_lsn(flushed)))
     try:
         text = await asyncio.to_thread((ctx.data / "pg_wal" / f"{line}.history").read_text)
     except FileNotFoundError as error:
@@ -53,4 +54,5 @@ async def current(connection: asyncpg.Connection[asyncpg.Record], ctx: InstanceC
     forks = parse(text, line)
     if not forks:
         raise NotReady("the history of the new line is empty", object=f"line {line}")
-    return line, forks[-1].parent, parse_lsn(forks[-1].position.partition(":")[2])
+    *ancestors, left = forks
+    return Promotion(line, left.parent, left.position, tuple(ancestors))

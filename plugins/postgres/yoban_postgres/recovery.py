@@ -214,14 +214,14 @@ class PostgresRecovery(Recovery):
                 await self._leave(connection)
         note_text = await asyncio.to_thread(_read, ctx.data / REACHED_FILE)
         async with self._kept.use(ctx) as connection:
-            line, parent, fork = await history.current(connection, ctx)
+            promotion = await history.current(connection, ctx)
         kept = json.loads(note_text) if note_text else {}
         moment = kept.get("last_commit", "")
         return RecoveryReached(
-            position=make(parent, fork) if parent else make(line, fork),
+            position=promotion.fork,
             last_commit=datetime.fromisoformat(moment) if moment else None,
-            line=line,
-            parent=parent,
+            line=promotion.line,
+            parent=promotion.parent,
         )
 
     async def _leave(self, connection: asyncpg.Connection[asyncpg.Record]) -> None:

@@ -194,11 +194,11 @@ class PostgresReplication(Replication):
                         await connection.fetchval("select pg_promote(false)")
                     while await connection.fetchval("select pg_is_in_recovery()"):  # noqa: ASYNC110 (the server sends no event)
                         await asyncio.sleep(0.02)
-                    line, parent, fork = await history.current(connection, ctx)
+                    promotion = await history.current(connection, ctx)
         except TimeoutError as error:
             raise DeadlineExceeded("the server was not promoted in time", object=ctx.name) from error
         await _ask_checkpoint(ctx)
-        return Promotion(line=line, parent=parent, fork=make(parent or line, fork))
+        return promotion
 
     async def manage_members(self, ctx: InstanceContext, members_: Sequence[Peer]) -> Sequence[str]:
         """See `Replication.manage_members`. Synchronous names are part of the configuration."""

@@ -12,11 +12,11 @@ from datetime import UTC, datetime
 
 import msgspec
 import pytest
-from harness import World, problem, until
+from harness import PodProcess, World, problem, until
 from postgres import BINARIES, backup, keys, make_bucket, restored, sql, stored_after, up
 from yoban.agent.storage import store_config
 from yoban.model.control import JobRequest, JobStatus
-from yoban.model.instance import StoreDocument, TargetDocument
+from yoban.model.instance import StoreDocument, SwitchoverDocument, TargetDocument
 from yoban_s3.provider import S3Provider
 
 from deploy.lab.store import LocalStore
@@ -52,6 +52,50 @@ async def test_a_store_that_stops_is_told_and_nothing_is_lost(make_world: Callab
             return not status.archive.backlog and status.archive.failing_since is None and not status.problems
 
         await until("it has caught up", caught_up, 90)
+
+
+async def test_bug_what_lay_before_two_changes_of_primary_without_a_store_could_not_be_restored(
+    make_world: Callable[..., World],
+) -> None:
+    """The reign between them ended before it could be recorded, and nobody told where its line had begun."""
+    with LocalStore() as store:
+        bucket = await make_bucket(store)
+        world = make_world("postgres", "15", instances=2)
+        first, second = world.pod(1), world.pod(2)
+        second.start()
+        await up(world, bucket)
+        await until("the replica is ready", second.ready, 120)
+        sql(first, "create table t (n int); insert into t values (1)")
+        done = await backup(first)
+        assert done.state == "completed", done
+        await stored_after(first, datetime.now(UTC))
+        store.stop()
+        moment = datetime.now(UTC)
+        for number, (here, there) in enumerate(((first, second), (second, first)), 2):
+            sql(here, f"insert into t values ({number})")
+            world.change(switchover=SwitchoverDocument(id=f"s{number}", target=there.name))
+            await until(f"{there.name} is the primary", lambda there=there: is_primary(there), 120)
+            await until("the old primary follows", here.ready, 120)
+            await asyncio.sleep(1.1)
+            moment = datetime.fromisoformat(sql(there, "select now()"))
+            await asyncio.sleep(1.1)
+        sql(first, "delete from t")
+        store.start()
+        await stored_after(first, datetime.now(UTC), 120)
+        for pod in (second, first):
+            assert await pod.stop() == 0
+
+        copy = make_world("postgres", "15")
+        copy.source = copy.store = bucket
+        restored(copy, TargetDocument(type="time", value=moment.astimezone(UTC).isoformat()))
+        third = copy.pod()
+        third.start()
+        await until("the restore is ready", third.ready, 120)
+        assert sql(third, "select string_agg(n::text, ' ' order by n) from t") == "1 2 3"
+
+
+async def is_primary(pod: PodProcess) -> bool:
+    return await pod.label() == "primary" and bool(await pod.ready())
 
 
 async def test_a_segment_gone_in_the_middle_stops_the_restore_by_name(

@@ -11,19 +11,23 @@ from rig import (
     DATABASE,
     NAMESPACE,
     MakeRig,
+    backup,
     fill,
     repository,
     role,
     stored,
     until,
 )
-from yoban.agent import decisions, life, tailer
+from yoban.agent import decisions, life, switchover, tailer
 from yoban.agent.marker import read_marker
+from yoban.domain.gathering import history
+from yoban.domain.recoverability import recoverable
 from yoban.errors import Unavailable
 from yoban.kube.clock import SystemClock
 from yoban.kube.resource import LEASE
 from yoban.model.instance import SwitchoverDocument
 from yoban.plugins import Configured, InstanceContext, Promotion, Role
+from yoban.repository import forks_of, survey
 from yoban.testing.memory_store import MemoryCloud
 
 
@@ -137,6 +141,41 @@ async def test_bug_a_reign_was_recorded_with_the_fork_of_an_earlier_one(
         (3, "orders-1", "3", "2"),
         (4, "orders-2", "4", "3"),
     ]
+
+
+async def test_bug_a_reign_that_ended_before_it_was_recorded_cut_the_log_in_two(
+    make_rig: MakeRig, cloud: MemoryCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store was down for two changes of primary: nobody could tell any more where the second reign's log began."""
+    monkeypatch.setattr(switchover, "ARCHIVE_DEADLINE", 0.3)
+    rig = make_rig(instances=2)
+    first, second = rig.agent(1), rig.agent(2)
+    first.start()
+    second.start()
+    await first.ready()
+    await second.ready()
+    assert (await backup(first)).state == "completed"
+    await stored(first)
+    cloud.stop()
+    for asked, agent, other in (("a", second, first), ("b", first, second)):
+        await rig.driver.write(other.context, f"before {asked}")
+        rig.change(switchover=SwitchoverDocument(id=asked, target=agent.name))
+        await until(f"{agent.name} reigns", lambda agent=agent: agent.parts.life.role == "primary")
+        await first.ready()
+        await second.ready()
+    cloud.start()
+    await rig.driver.write(first.context, "after")
+    await stored(first)
+    terms = await repository(cloud).terms.all()
+    assert [(term.term, term.line) for term in terms] == [(1, "1"), (3, "3")]
+    assert [fork.line for fork in forks_of(terms, "3")] == ["2", "3"]
+    catalog = await repository(cloud).catalog()
+    for window in (
+        survey(catalog, rig.engine.log_source, rig.engine.positions).window,
+        recoverable(history(catalog, rig.engine.log_source), rig.engine).window,
+    ):
+        assert window is not None
+        assert (window.start, window.line) == (catalog.backups[0].end_time, "3")
 
 
 async def test_bug_what_the_lease_told_of_another_s_term_was_taken_for_our_own(

@@ -6,7 +6,7 @@ import pytest
 from yoban.domain.history import History
 from yoban.domain.recoverability import describe, hindrance, plan, recoverable
 from yoban.errors import IntegrityError, InvalidInput, NotFound, NotReady, Unsupported
-from yoban.plugins import RecoveryTarget, TargetType
+from yoban.plugins import Fork, Position, RecoveryTarget, TargetType
 
 from tests.unit.domain.counting import (
     SIZE,
@@ -178,6 +178,31 @@ def twice_forked(**more):
         "lines": {"1": stored("1", (0, 6)), "2": stored("2", (4, 7)), "3": stored("3", (7, 8), s9=40)},
     }
     return forked(**(given | more))
+
+
+def test_bug_a_reign_without_a_record_cut_the_window():
+    """It ended before it could be recorded; the one after it tells where its line began."""
+    told = replace(term(3, "3", "2", 700, 710), ancestors=(Fork("2", "1", Position("450")),))
+    whole, found = recoverable(twice_forked(), ENGINE), recoverable(twice_forked(terms=(term(1, "1"), told)), ENGINE)
+    assert found.window == whole.window and found.lost is None
+    assert found.lines == ("1", "2", "3")
+    given = twice_forked(terms=(term(1, "1"), term(2, "2", "1", 470, 480), told))
+    assert recoverable(given, ENGINE).forks[0].position == "470", "a record of its own says it better"
+    restored = twice_forked(terms=(term(1, "2"), told))
+    assert recoverable(restored, ENGINE).lines == ("2", "3"), "nothing lies before the first reign"
+
+
+def test_bug_a_reign_within_one_segment_that_it_never_stored_was_a_gap():
+    told = replace(term(3, "3", "2", 480, 490), ancestors=(Fork("2", "1", Position("450")),))
+    lines = {"1": stored("1", (0, 3)), "3": stored("3", (4, 8), s9=40)}
+    given = {"terms": (term(1, "1"), told), "backups": (backup("b1", 50, 120),)}
+    found = recoverable(twice_forked(lines=lines, **given), ENGINE)
+    assert found.window is not None and (found.window.start, found.window.end) == (at(120), at(940))
+    wanted = plan(twice_forked(lines=lines, **given), target(), ENGINE)
+    assert wanted.backup.facts.id == "b1"
+    lines["3"] = stored("3", (5, 8), s9=40)
+    found = recoverable(twice_forked(lines=lines, **given), ENGINE)
+    assert found.window is not None and found.window.end == at(120), "nobody has what was written in segment 4"
 
 
 def test_failure_4_a_lost_record_of_an_earlier_reign_is_told_and_the_window_is_what_is_left():

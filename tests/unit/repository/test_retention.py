@@ -14,6 +14,7 @@ from yoban.plugins import BackupBegin, BytesItem, Position
 from yoban.repository import (
     BackupUse,
     Catalog,
+    ForkRecord,
     Hold,
     Repository,
     RetentionPlan,
@@ -166,6 +167,17 @@ def test_bug_backups_before_a_reign_without_a_record_went_at_once() -> None:
     values["terms"] = tuple(record for record in values["terms"] if record.line != "2")
     result = plan(catalog(**values), RetentionPolicy(keep_count=10))
     assert (result.mark, result.remove, result.log) == ((), (), {})
+
+
+def test_log_of_a_reign_without_a_record_goes_as_others_tell_of_it() -> None:
+    values = forked(backups=(summary("b3", end_minute=50, first=7, last=7, line="3"),))
+    terms = tuple(record for record in values["terms"] if record.line != "2")
+    told = (ForkRecord(line="2", parent="1", position="350"),)
+    knowing = (*terms[:-1], msgspec.structs.replace(terms[-1], ancestors=told))
+    policy = RetentionPolicy(keep_count=1)
+    assert "2" not in plan(catalog(**(values | {"terms": terms})), policy, now=at(61)).log
+    found = plan(catalog(**(values | {"terms": knowing})), policy, now=at(61))
+    assert found.log == plan(catalog(**values), policy, now=at(61)).log and "2" in found.log
 
 
 def test_log_before_every_backup_goes_line_by_line() -> None:

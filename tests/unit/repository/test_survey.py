@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from yoban.plugins import Fork, Position
-from yoban.repository import Catalog, Gap, Mark, Survey, TailChunk, TermRecord, gaps_in_words, survey
+from yoban.repository import Catalog, ForkRecord, Gap, Mark, Survey, TailChunk, TermRecord, gaps_in_words, survey
 from yoban.testing.memory_sets import SetsEngine
 
 from tests.unit.repository.parts import EPOCH, ROOT, SEGMENT, NumberLog, NumberPositions, at, segment, summary
@@ -203,6 +204,30 @@ def test_the_window_reaches_across_forks() -> None:
     assert view.window is not None
     assert (view.window.start, view.window.line) == (at(10), "3")
     assert view.window.forks == (Fork("2", "1", Position("350")), Fork("3", "2", Position("650")))
+
+
+TOLD = (ForkRecord(line="2", parent="1", position="350"),)
+
+
+def test_bug_a_reign_without_a_record_ended_the_window() -> None:
+    third = msgspec.structs.replace(THIRD, ancestors=TOLD)
+    assert look(**forked(terms=(FIRST, third))) == look(**forked())
+
+
+def test_bug_a_reign_within_one_segment_that_it_never_stored_was_a_gap() -> None:
+    # Line 2 began in segment 3 and was left there; line 3 has a copy of that segment.
+    third = TermRecord(term=3, instance="a", line="3", parent="2", position="380", time=at(40), ancestors=TOLD)
+    values = forked(
+        terms=(FIRST, third),
+        backups=(summary("b1", end_minute=10, first=1, last=2),),
+        lines={"1": names("1", 0, 2), "3": names("3", 3, 8)},
+    )
+    view = look(**values)
+    assert judged(view) == {"b1": (True, True)}
+    assert view.window is not None and not view.gaps
+    without = look(**(values | {"lines": {"1": names("1", 0, 2), "3": names("3", 4, 8)}}))
+    assert judged(without) == {"b1": (True, False)}
+    assert without.gaps
 
 
 def test_failure_03_a_gap_before_the_fork_is_found() -> None:
