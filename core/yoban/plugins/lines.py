@@ -205,8 +205,8 @@ def follow(
 ) -> Way | Hole:
     """Find what leads from a place to the proven end of the last line, where lines overlap.
 
-    A line whose own segments reach back to a place that is proven needs nothing of its parent from there on. Else the
-    parent's log is needed up to its last proof, or up to the fork, whichever comes first.
+    A line whose own segments reach back to a place that is proven needs nothing of its parent from there on, nor of those
+    between. Else the parent's log is needed up to its last proof, or up to the fork, whichever comes first.
 
     Args:
         line, position: where to begin: everything up to there is in hand.
@@ -217,13 +217,14 @@ def follow(
     """
     stretches: list[Stretch] = []
     current = log.segment_of(line, position, lines(line).names, segment_bytes)
-    for fork in forks:
-        child = lines(fork.line)
-        first = log.segment_of(fork.line, position, child.names, segment_bytes)
-        if not first or not child.holds(first):
+    behind = list(forks)
+    while behind:
+        fork = behind[0]
+        taken = _taken_over(position, behind, lines, log, segment_bytes)
+        if taken is None:
             proof = proofs(line)
             if proof is None:
-                return Hole(fork.line, first or "*")
+                return _beginning(position, fork.line, lines, log, segment_bytes)
             to = fork.position if positions.covers(proof.position, fork.position, forks) else proof.position
             last = _through(lines(line), current, position, to, proof, log, positions, segment_bytes)
             if isinstance(last, Hole):
@@ -231,10 +232,12 @@ def follow(
             if last:
                 stretches.append(Stretch(line, current, last))
                 position = to
-            first = log.segment_of(fork.line, position, child.names, segment_bytes)
-            if not first or not child.holds(first):
-                return Hole(fork.line, first or "*")
-        line, current = fork.line, first
+            taken = _taken_over(position, behind, lines, log, segment_bytes)
+            if taken is None:
+                return _beginning(position, fork.line, lines, log, segment_bytes)
+        place, current = taken
+        line = behind[place].line
+        behind = behind[place + 1 :]
     proof = proofs(line)
     if proof is not None:
         last = _through(lines(line), current, position, proof.position, proof, log, positions, segment_bytes)
@@ -244,6 +247,32 @@ def follow(
             stretches.append(Stretch(line, current, last))
             position = proof.position
     return Way(tuple(stretches), line, position)
+
+
+def _taken_over(
+    position: Position,
+    forks: Sequence[Fork],
+    lines: Callable[[str], StoredLine],
+    log: LogSource,
+    segment_bytes: int,
+) -> tuple[int, str] | None:
+    """Return which of `forks` leads to the first line that goes on from `position`, and with which segment; None: no line.
+
+    A line of which nothing is stored from there on is passed over: who took over from it had applied all of it before.
+    """
+    for place, fork in enumerate(forks):
+        child = lines(fork.line)
+        first = log.segment_of(fork.line, position, child.names, segment_bytes)
+        if first and child.holds(first):
+            return place, first
+    return None
+
+
+def _beginning(
+    position: Position, line: str, lines: Callable[[str], StoredLine], log: LogSource, segment_bytes: int
+) -> Hole:
+    """The hole where a line does not go on from `position`."""
+    return Hole(line, log.segment_of(line, position, lines(line).names, segment_bytes) or "*")
 
 
 def _through(

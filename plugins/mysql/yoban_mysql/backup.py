@@ -402,7 +402,7 @@ def _script(told: Path, folder: Path) -> None:
     make_folder(told)
     statements = [
         f"SELECT REPLACE(@@GLOBAL.gtid_executed, '\\n', '') INTO OUTFILE '{told / 'executed'}'",
-        f"SELECT COALESCE(MAX(line), '') INTO OUTFILE '{told / 'line'}' FROM yoban.line",  # noqa: S608 (a path of ours)
+        f"SELECT COALESCE(MAX(line), '') INTO OUTFILE '{told / 'line'}' FROM yoban.line WHERE id = 1",  # noqa: S608 (a path of ours)
         "RESET REPLICA ALL",  # a replica's copy must not know whom it followed
         "SHUTDOWN",
     ]

@@ -2,6 +2,7 @@
 
 A line is one stretch of binary logs of one server: `<server uuid>.<number of its first file>`, ten digits. The present line
 stands in `yoban.line`, an ordinary replicated table: so a replica, and a copy of the data, know on which line their place is.
+Below it stand the lines before, as far as they are remembered: the newest in row 2.
 
 Guarantees: the fork is exactly what both lines share: what had been executed when the line began, before the row that tells
 of it. The line's files may reach back before the fork, so it can take over from any place behind its first file; that is the
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from yoban.errors import IntegrityError, Unavailable
-from yoban.plugins import InstanceContext
+from yoban.plugins import Fork, InstanceContext, Position
 from yoban.plugins.files import replace_file
 
 from yoban_mysql.binlog import BinlogFile
@@ -36,7 +37,10 @@ OUR_TABLES = (
     "INSERT INTO yoban.probe VALUES (1, UTC_TIMESTAMP(6))",
 )
 _READ = "SELECT line, parent, fork FROM yoban.line WHERE id = 1"
-_WRITE = "REPLACE INTO yoban.line (id, line, parent, fork) VALUES (1, %s, %s, %s)"
+_ROWS = "SELECT line, parent, fork FROM yoban.line ORDER BY id"
+_WRITE = "REPLACE INTO yoban.line (id, line, parent, fork) VALUES "
+REMEMBERED = 16
+"""Lines that the table holds. Only those of reigns that could not be recorded are ever asked for."""
 _DIGITS = 10
 
 
@@ -94,6 +98,24 @@ async def read(session: Session) -> Line | None:
     return Line(row["line"], row["parent"], GtidSet.parse(row["fork"])) if row else None
 
 
+async def before(session: Session, present: Line) -> tuple[Fork, ...]:
+    """Return the forks that lead to the parent of `present`, oldest first, as far as they are remembered."""
+    forks: list[Fork] = []
+    parent = present.parent
+    for one in (await _remembered(session))[1:]:
+        if one.name != parent or not one.parent:
+            break
+        forks.insert(0, Fork(one.name, one.parent, Position(str(one.fork))))
+        parent = one.parent
+    return tuple(forks)
+
+
+async def _remembered(session: Session) -> list[Line]:
+    """The present line and those before it, newest first."""
+    rows = await session.rows(_ROWS)
+    return [Line(row["line"], row["parent"], GtidSet.parse(row["fork"])) for row in rows]
+
+
 async def begin(session: Session, ctx: InstanceContext) -> Line:
     """Begin a line of this server's, unless it writes one already; return it. The server must take the agent's writes.
 
@@ -127,7 +149,10 @@ async def begin(session: Session, ctx: InstanceContext) -> Line:
     else:
         made = Line(line_name(uuid, first.number), present.name, executed)
     await asyncio.to_thread(_own, ctx.data, made.name)
-    await session.execute(_WRITE, made.name, made.parent, str(made.fork))
+    # In one statement: nobody sees one half of it.
+    lines = [made, *await _remembered(session)][:REMEMBERED]
+    values = [value for id, one in enumerate(lines, 1) for value in (id, one.name, one.parent, str(one.fork))]
+    await session.execute(_WRITE + ", ".join(["(%s, %s, %s, %s)"] * len(lines)), *values)
     return made
 
 

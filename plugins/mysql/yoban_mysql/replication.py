@@ -125,13 +125,14 @@ class MySqlReplication(Replication):
                     settings = await asyncio.to_thread(in_force, ctx)
                     await reign.open_writes(session, ctx, settings or {})
                 present = await line.read(session)
+                ancestors = await line.before(session, present) if present is not None else ()
         except TimeoutError as error:
             raise DeadlineExceeded("the server was not promoted in time", object=ctx.name) from error
         finally:
             session.drop()
         if present is None:
             raise IntegrityError("the server has no line", object=ctx.name, fix="rebuild the instance")
-        return Promotion(line=present.name, parent=present.parent, fork=Position(str(present.fork)))
+        return Promotion(present.name, present.parent, Position(str(present.fork)), ancestors)
 
     async def _apply_everything(self, ctx: InstanceContext, session: Session, deadline: float) -> None:
         channel = await follow.state(session)

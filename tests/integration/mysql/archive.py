@@ -40,13 +40,14 @@ class Archive:
     marks: dict[int, Mark] = field(default_factory=dict)
     fed: int = 0
 
-    async def reigns(self, instance: Instance, promotion: Promotion | None = None) -> None:
-        """Write the record of a reign."""
+    async def reigns(self, instance: Instance, promotion: Promotion | None = None, number: int = 0) -> None:
+        """Write the record of a reign (the next one)."""
         tail = await self.world.engine.log_source.tail(instance.ctx)
         assert tail is not None
         parent, fork = (promotion.parent, promotion.fork) if promotion else ("", None)
-        number = len(self.terms) + 1
-        self.terms.append(Term(number, tail.line, parent, fork, datetime.now(UTC), instance.ctx.name))
+        ancestors = promotion.ancestors if promotion else ()
+        number = number or len(self.terms) + 1
+        self.terms.append(Term(number, tail.line, parent, fork, datetime.now(UTC), instance.ctx.name, ancestors))
 
     async def back_up(self, instance: Instance, id: str = "b1") -> Copy:
         made = self.backups[id] = await copy(self.world.engine, instance.ctx)

@@ -21,8 +21,10 @@ from yoban.errors import IntegrityError, InvalidInput, Unavailable
 from yoban.kube.clock import SystemClock
 from yoban.plugins import (
     BackupRequest,
+    Fork,
     InstanceContext,
     Position,
+    Promotion,
     RecoveryPlan,
     RecoveryState,
     RecoveryTarget,
@@ -69,10 +71,11 @@ def gap(archive: Archive) -> str:
     return str(found.gap)
 
 
-async def promoted(archive: Archive, second: Instance) -> None:
+async def promoted(archive: Archive, second: Instance, number: int = 0) -> Promotion:
     promotion = await archive.world.engine.replication.promote(second.ctx, deadline=30)
-    await archive.reigns(second, promotion)
+    await archive.reigns(second, promotion, number)
     await second.care(Role.PRIMARY)
+    return promotion
 
 
 async def test_failure_01_a_file_that_was_never_put_is_told_before_anybody_restores(archive: Archive) -> None:
@@ -148,9 +151,36 @@ async def test_failure_04_a_reign_without_its_record_is_never_the_end_of_the_log
     assert (caught.value.reason, caught.value.object) == ("TermMissing", "terms/3")
     assert archive.plan(RecoveryTarget(line=terms[1].line)).recovery.line == terms[1].line
     archive.terms = [terms[0], terms[2]]
+    assert await restored_rows(archive, "latest") == [1, 2, 3, 20, 30], "the later one tells of it"
+    archive.terms = [terms[0], replace(terms[2], ancestors=())]
     with pytest.raises(IntegrityError) as caught:
         archive.plan(RecoveryTarget())
     assert (caught.value.reason, caught.value.object) == ("TermMissing", "terms/2")
+
+
+async def test_bug_a_reign_that_was_never_recorded_cut_the_log_in_two(archive: Archive) -> None:
+    """The store was down for two changes of primary: nothing of the reign between them is stored, nor its record."""
+    world = archive.world
+    first = await started(archive)
+    second, third = await world.replica(first), await world.replica(first)
+    await add(first, 2)
+    await archive.collect(first)
+    await add(first, 3)
+    for replica in (second, third):
+        await world.level(replica, first)
+    await first.stop()
+    between = await world.engine.replication.promote(second.ctx, deadline=30)
+    await second.care(Role.PRIMARY)
+    await third.care(Role.REPLICA, second)
+    await add(second, 4)
+    await world.level(third, second)
+    await second.stop()
+    last = await promoted(archive, third, number=3)
+    assert last.parent == between.line
+    assert last.ancestors == (Fork(between.line, between.parent, between.fork),)
+    await add(third, 5)
+    await archive.collect(third)
+    assert await restored_rows(archive, "latest") == [1, 2, 3, 4, 5]
 
 
 async def test_failure_05_a_backup_of_a_history_that_was_left_is_not_used(archive: Archive) -> None:

@@ -14,7 +14,7 @@ from yoban.domain.history import History, Mark, StoredBackup, Term
 from yoban.domain.lineage import Extent, Gap
 from yoban.domain.recoverability import plan, recoverable
 from yoban.errors import IntegrityError
-from yoban.plugins import BackupFacts, Position, RecoveryTarget
+from yoban.plugins import BackupFacts, Fork, Position, RecoveryTarget
 from yoban.plugins.lines import StoredLine, runs
 from yoban.testing.memory_sets import SetsEngine, SetsLog
 
@@ -137,6 +137,23 @@ def test_a_mark_at_the_start_of_a_file_needs_nothing_of_it():
     fresh = (mark(1, 1, 40, OLD[4], 0), mark(2, 2, 62, NEW[4], 0))
     history = story(marks=fresh, lines={"1": line(1, OLD[:4]), "2": line(2, NEW[:4])})
     assert segments(history) == (OLD[1], OLD[2], OLD[3], NEW[1], NEW[2], NEW[3])
+
+
+def test_bug_a_line_of_which_nothing_is_stored_ended_the_way_although_the_next_one_reaches_back():
+    """The reign on line 2 was over before the store came back; line 3's server had applied all of it."""
+    later = [name(3, number, 22 + 10 * number) for number in range(5)]
+    end = "1:1-50,2:51-58,3:59-66"
+    forks = (Fork("2", "1", place(50)), Fork("3", "2", place(58)))
+    history = story(
+        terms=(Term(1, "1"), Term(3, "3", "2", forks[1].position, at(59), ancestors=forks[:1])),
+        marks=(mark(1, 1, 48, OLD[4]), mark(3, 3, 66, later[4], position=end)),
+        lines={"1": story().lines["1"], "3": line(3, later[:4], **{later[4]: 7})},
+    )
+    assert recoverable(history, ENGINE).forks == forks
+    assert segments(history) == (OLD[1], OLD[2], OLD[3], OLD[4], later[2], later[3], later[4])
+    assert segments(replace(history, backups=(backup("b1", 30),))) == tuple(later)
+    short = replace(history, lines=history.lines | {"3": line(3, later[3:4], **{later[4]: 7})})
+    assert missing(short) == "2/*", "what line 1 had after its proof nobody has"
 
 
 def test_a_backup_newer_than_the_mark_needs_no_log():

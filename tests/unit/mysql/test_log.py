@@ -251,3 +251,34 @@ async def test_bug_a_server_without_a_log_index_left_its_agent_waiting_for_ever(
     (copied.data / "away").rename(copied.data / "binlog.index")
     await lines.note_base(server, copied.ctx)
     assert str(lines.base(copied.data)) == BASE
+
+
+async def test_the_lines_before_are_remembered(volume: Volume) -> None:
+    """For the record of a reign that ended before it was stored; whoever reigns later tells of its line."""
+    server = ToldServer(volume, (f"{B}.0000000001", "", ""), follows=True)
+    made = [f"{B}.0000000001"]
+    for number in range(2, 12):
+        made.append(await begun(server))
+        present = await lines.read(server)  # type: ignore[arg-type]
+        assert present is not None and (present.name, present.parent) == (made[-1], made[-2])
+        found = await lines.before(server, present)  # type: ignore[arg-type]
+        assert [fork.line for fork in found] == made[1:-1][-(lines.REMEMBERED - 1) :]
+        assert [fork.parent for fork in found] == [made[made.index(fork.line) - 1] for fork in found]
+        assert server.line is not None and len(server.before) < lines.REMEMBERED
+        # The other server takes over again.
+        made.append(f"{B}.{number:010d}")
+        server.before = [server.line, *server.before][: lines.REMEMBERED - 1]
+        server.line = (made[-1], made[-2], str(volume.executed))
+        volume.rotate()
+
+
+async def test_a_line_that_nobody_remembers_ends_what_is_told(volume: Volume) -> None:
+    """The table of a release that kept one row only."""
+    server = ToldServer(volume, (f"{B}.0000000002", f"{B}.0000000001", f"{B}:1-5"), follows=True)
+    name = await begun(server)
+    present = await lines.read(server)  # type: ignore[arg-type]
+    assert present is not None and present.name == name
+    (fork,) = await lines.before(server, present)  # type: ignore[arg-type]
+    assert (fork.line, fork.parent, fork.position) == (f"{B}.0000000002", f"{B}.0000000001", f"{B}:1-5")
+    server.before = []
+    assert await lines.before(server, present) == ()  # type: ignore[arg-type]

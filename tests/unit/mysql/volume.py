@@ -146,6 +146,7 @@ class ToldServer:
 
     def __init__(self, volume: Volume, line: tuple[str, str, str] | None = None, *, follows: bool = False) -> None:
         self.volume, self.line, self.follows = volume, line, follows
+        self.before: list[tuple[str, str, str]] = []
 
     @asynccontextmanager
     async def use(self, ctx: InstanceContext) -> AsyncIterator[ToldServer]:
@@ -164,6 +165,11 @@ class ToldServer:
             return {"file": path.name, "position": path.stat().st_size, "executed_gtid_set": str(volume.executed)}
         raise AssertionError(statement)
 
+    async def rows(self, statement: str, *arguments: object, deadline: float = 0) -> list[dict[str, Any]]:
+        assert "FROM yoban.line ORDER BY id" in statement
+        told = [self.line, *self.before] if self.line else []
+        return [dict(zip(("line", "parent", "fork"), one, strict=True)) for one in told]
+
     async def value(self, statement: str, *arguments: object, deadline: float = 0) -> object:
         assert statement == "SELECT @@GLOBAL.gtid_purged"
         return str(self.volume.base)
@@ -172,7 +178,9 @@ class ToldServer:
         if statement.startswith("PURGE BINARY LOGS TO"):
             self.volume.purge(str(arguments[0]))
         elif statement.startswith("REPLACE INTO yoban.line"):
-            self.line = (str(arguments[0]), str(arguments[1]), str(arguments[2]))
+            assert arguments[::4] == tuple(range(1, len(arguments) // 4 + 1))
+            told = [tuple(map(str, arguments[at + 1 : at + 4])) for at in range(0, len(arguments), 4)]
+            self.line, *self.before = told  # type: ignore[assignment]
             self.volume.commit(f"{self.volume.uuid}:{self._next()}")
         else:
             raise AssertionError(statement)
