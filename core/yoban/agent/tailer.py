@@ -37,6 +37,8 @@ IDLE_MARK_EVERY = 10.0
 FOLLOW_EVERY = 30.0
 RECORD_EVERY = 300.0
 """Seconds between looks whether the record of our reign is still there."""
+FORKS_TOLD = 16
+"""Forks of earlier lines that a record tells, so that it does not grow with each change of primary."""
 LONGEST_CHUNK = 8 << 20
 COMPACT_ABOVE = 64
 """Chunks of one segment; then they are joined into one."""
@@ -525,7 +527,8 @@ class Tailer:
 
 
 def _told(forks: Sequence[Fork]) -> tuple[ForkRecord, ...]:
-    return tuple(ForkRecord(line=fork.line, parent=fork.parent, position=fork.position) for fork in forks)
+    """The last of these forks; what lies further back earlier records tell."""
+    return tuple(ForkRecord(line=one.line, parent=one.parent, position=one.position) for one in forks[-FORKS_TOLD:])
 
 
 def _read(path: Path, start: int, size: int) -> bytes:
