@@ -25,7 +25,7 @@ from yoban.agent.marker import holds_data, read_marker
 from yoban.agent.observer import Observer
 from yoban.agent.ownership import Ownership
 from yoban.agent.pace import Pace
-from yoban.errors import DeadlineExceeded, Terminal, Unavailable, YobanError
+from yoban.errors import DeadlineExceeded, Retryable, Terminal, Unavailable, YobanError
 from yoban.model.control import LeaseState, Problem, SwitchoverState
 from yoban.model.instance import LEASE_SWITCHOVER, Marker
 from yoban.plugins import BrokenReplica, InstanceContext, Peer, Promotion, Role, StopMode
@@ -365,7 +365,7 @@ class Life:
             Step.HAND_OVER: self._hand_over,
             Step.DECLINE: self._decline,
             Step.RESTART: self._end_server,
-            Step.REBUILD: self._rebuild,
+            Step.REBUILD: lambda: self._rebuild(decision),
             Step.RUN_PRIMARY: lambda: self._care(Role.PRIMARY, None, decision.term),
             Step.RUN_REPLICA: lambda: self._care(Role.REPLICA, decision.peer),
             Step.LET_GO: self._let_go,
@@ -470,9 +470,19 @@ class Life:
         ):
             raise Unavailable("the server does not end", object=instance.environment.instance)
 
-    async def _rebuild(self) -> None:
+    async def _rebuild(self, decision: Decision) -> None:
+        """Empty the volume for a new copy, once there is somebody to copy from: bad data may be the last there is."""
+        instance = self._instance
+        replication = instance.engine.replication
+        assert replication is not None
         await self._end_server()
-        await bootstrap.begin(self._instance.context, self._instance, "copy")
+        try:
+            await replication.prepare_follow(instance.context, self._peer(decision.peer))
+        except Retryable:
+            raise
+        except YobanError as error:
+            log.info("no reason to keep what cannot be read: %s", error)
+        await bootstrap.begin(instance.context, instance, "copy")
 
     async def _stop(self) -> None:
         """End everything because the Pod ends."""

@@ -18,7 +18,7 @@ from rig import (
     stored,
     until,
 )
-from yoban.agent import decisions, life, switchover, tailer
+from yoban.agent import decisions, life, pace, switchover, tailer
 from yoban.agent.marker import read_marker
 from yoban.domain.gathering import history
 from yoban.domain.recoverability import recoverable
@@ -26,7 +26,7 @@ from yoban.errors import Unavailable
 from yoban.kube.clock import SystemClock
 from yoban.kube.resource import LEASE
 from yoban.model.instance import SwitchoverDocument
-from yoban.plugins import Configured, InstanceContext, Promotion, Role
+from yoban.plugins import BrokenReplica, Configured, InstanceContext, Peer, Promotion, Role
 from yoban.repository import forks_of, survey
 from yoban.testing.memory_store import MemoryCloud
 
@@ -176,6 +176,46 @@ async def test_bug_a_reign_that_ended_before_it_was_recorded_cut_the_log_in_two(
     ):
         assert window is not None
         assert (window.start, window.line) == (catalog.backups[0].end_time, "3")
+
+
+async def test_bug_a_broken_replica_was_emptied_although_its_primary_did_not_answer(
+    make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bad data may be the last there is."""
+    monkeypatch.setattr(pace, "BACKOFF", (0.2,))
+    monkeypatch.setattr(life, "DIAGNOSE_EVERY", 0.2)
+    rig = make_rig(instances=2)
+    first, second = rig.agent(1), rig.agent(2)
+    first.start()
+    second.start()
+    await first.ready()
+    await second.ready()
+    await rig.driver.write(first.context, "precious")
+    replication = rig.engine.replication
+    assert replication is not None
+    real, broken, asked, answers = replication.prepare_follow, True, 0, False
+
+    async def diagnose(ctx: InstanceContext) -> BrokenReplica | None:
+        return BrokenReplica("the log that it needs is gone", rebuild=True) if broken else None
+
+    async def prepare_follow(ctx: InstanceContext, upstream: Peer) -> BrokenReplica | None:
+        nonlocal asked
+        asked += 1
+        if not answers:
+            raise Unavailable("it does not answer", object=upstream.name)
+        return await real(ctx, upstream)
+
+    kept = second.context.data / "kept"
+    kept.write_text("of the data that is broken")
+    monkeypatch.setattr(replication, "prepare_follow", prepare_follow)
+    monkeypatch.setattr(replication, "diagnose", diagnose)
+    await until("its primary was asked again and again", lambda: asked >= 3)
+    assert kept.exists()
+    answers = True
+    await until("it is copied anew", lambda: not kept.exists())
+    broken = False
+    await second.ready()
+    assert await rig.driver.read(second.context) == {"precious"}
 
 
 async def test_bug_what_the_lease_told_of_another_s_term_was_taken_for_our_own(
