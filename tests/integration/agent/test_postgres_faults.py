@@ -54,6 +54,7 @@ async def test_a_store_that_stops_is_told_and_nothing_is_lost(make_world: Callab
         await until("it has caught up", caught_up, 90)
 
 
+@pytest.mark.timeout(600)  # each change of primary first tries to store the log for 40 s
 async def test_bug_what_lay_before_two_changes_of_primary_without_a_store_could_not_be_restored(
     make_world: Callable[..., World],
 ) -> None:
