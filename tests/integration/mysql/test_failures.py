@@ -183,6 +183,38 @@ async def test_bug_a_reign_that_was_never_recorded_cut_the_log_in_two(archive: A
     assert await restored_rows(archive, "latest") == [1, 2, 3, 4, 5]
 
 
+async def test_failure_04_a_primary_moved_there_and_back_without_a_store_ends_the_window_by_name(
+    archive: Archive,
+) -> None:
+    """What it stores of its first reign afterwards proves nothing; a new backup begins a new window."""
+    world = archive.world
+    first = await started(archive)
+    second = await world.replica(first)
+    await add(first, 2)
+    await archive.collect(first)
+    await add(first, 3)
+    await world.level(second, first)
+    await first.stop()
+    await world.engine.replication.promote(second.ctx, deadline=30)
+    await second.care(Role.PRIMARY)
+    assert await world.engine.replication.prepare_follow(first.ctx, second.peer) is None
+    await first.start(Role.REPLICA, second)
+    await add(second, 4)
+    await world.level(first, second)
+    await second.stop()
+    await promoted(archive, first, number=3)
+    await add(first, 5)
+    await archive.collect(first)
+    assert archive.terms[-1].parent in gap(archive)
+    with pytest.raises(IntegrityError) as caught:
+        archive.plan(RecoveryTarget())
+    assert caught.value.reason == "LogGap"
+    await archive.back_up(first, "b2")
+    await add(first, 6)
+    await archive.collect(first)
+    assert await restored_rows(archive, "latest") == [1, 2, 3, 4, 5, 6]
+
+
 async def test_failure_05_a_backup_of_a_history_that_was_left_is_not_used(archive: Archive) -> None:
     """The old primary lives on by itself and is backed up with what nobody else has."""
     world = archive.world
