@@ -12,7 +12,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -27,8 +27,8 @@ from yoban.agent.shipper import Shipper
 from yoban.domain.summary import size, span
 from yoban.errors import IntegrityError, Retryable, YobanError
 from yoban.model.control import ArchiveState, Problem
-from yoban.plugins import Fork, LogSource, LogTail, Position, Promotion
-from yoban.repository import ForkRecord, Mark, Repository, TermRecord
+from yoban.plugins import LogSource, LogTail, Position, Promotion
+from yoban.repository import Mark, Repository, TermRecord
 
 log = logging.getLogger("yoban.agent.tailer")
 meter = metrics.get_meter("yoban.agent")
@@ -38,7 +38,7 @@ FOLLOW_EVERY = 30.0
 RECORD_EVERY = 300.0
 """Seconds between looks whether the record of our reign is still there."""
 FORKS_TOLD = 16
-"""Forks of earlier lines that a record tells, so that it does not grow with each change of primary."""
+"""Forks of earlier lines that a record tells, the last ones; what lies further back earlier records tell."""
 LONGEST_CHUNK = 8 << 20
 COMPACT_ABOVE = 64
 """Chunks of one segment; then they are joined into one."""
@@ -244,19 +244,19 @@ class Tailer:
             self._still(term)
             async with asyncio.timeout(30):
                 promotion = await replication.promote(self._instance.context, deadline=20)
-        first = term == 1 or promotion is None
+        left = promotion if term > 1 else None
         self._still(term)
         self._recorded = await repository.terms.write(
             TermRecord(
                 term=term,
                 instance=self._instance.environment.instance,
-                line=tail.line if promotion is None or first else promotion.line,
-                parent="" if promotion is None or first else promotion.parent,
-                position="" if promotion is None or first else promotion.fork,
+                line=left.line if left is not None else tail.line,
+                parent=left.parent if left is not None else "",
+                position=left.fork if left is not None else "",
                 time=self._instance.clock.now(),
                 incarnation=self._instance.document.incarnation,
                 began=self._began,
-                ancestors=() if promotion is None or first else _told(promotion.ancestors),
+                ancestors=left.ancestors[-FORKS_TOLD:] if left is not None else (),
             )
         )
         log.info("term %s recorded", term)
@@ -524,11 +524,6 @@ class Tailer:
                 await source.relieve(self._instance.context)
         except Exception as error:
             log.warning("the server's volume is full, and it cannot be helped: %s", self._words(error))
-
-
-def _told(forks: Sequence[Fork]) -> tuple[ForkRecord, ...]:
-    """The last of these forks; what lies further back earlier records tell."""
-    return tuple(ForkRecord(line=one.line, parent=one.parent, position=one.position) for one in forks[-FORKS_TOLD:])
 
 
 def _read(path: Path, start: int, size: int) -> bytes:

@@ -28,17 +28,6 @@ class _Summary(Protocol):
     def matching(self) -> BackupFacts: ...
 
 
-class _Fork(Protocol):
-    """A fork, as a record tells it."""
-
-    @property
-    def line(self) -> str: ...
-    @property
-    def parent(self) -> str: ...
-    @property
-    def position(self) -> str: ...
-
-
 class _Term(Protocol):
     """A term record."""
 
@@ -55,7 +44,7 @@ class _Term(Protocol):
     @property
     def began(self) -> datetime | None: ...
     @property
-    def ancestors(self) -> Sequence[_Fork]: ...
+    def ancestors(self) -> tuple[Fork, ...]: ...
 
 
 class _Mark(Protocol):
@@ -140,7 +129,7 @@ def history(catalogue: _Catalogue, log: LogSource | None) -> History:
                 fork=Position(item.position) if item.parent and item.position else None,
                 started=item.began,
                 instance=item.instance,
-                ancestors=tuple(Fork(fork.line, fork.parent, Position(fork.position)) for fork in item.ancestors),
+                ancestors=item.ancestors,
             )
             for item in catalogue.terms
         ),

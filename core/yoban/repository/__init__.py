@@ -19,7 +19,7 @@ from yoban.repository.retention import RetentionDone, RetentionPlan, RetentionPo
 from yoban.repository.segments import LogStore, PutResult, SegmentInfo, StoredSegment
 from yoban.repository.survey import BackupUse, Gap, Survey, gaps_in_words, survey
 from yoban.repository.tail import Cover, TailChunk, TailStore, cover
-from yoban.repository.terms import ForkRecord, TermRecord, forks_of
+from yoban.repository.terms import TermRecord, forks_of
 from yoban.repository.verify import Finding, FindingKind, VerifyReport
 from yoban.repository.writer import BackupMeta, BackupProgress, BackupWriter, WriterOptions
 
@@ -36,7 +36,6 @@ __all__ = [
     "Cover",
     "Finding",
     "FindingKind",
-    "ForkRecord",
     "Gap",
     "Hold",
     "Identity",

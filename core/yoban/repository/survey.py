@@ -210,7 +210,7 @@ class _Chain:
         size = self._mark.segment_bytes
         fork = self._left.get(line)
         if fork is not None and name == self._log.segment_of(line, fork.position, (), size):
-            return goes_on(self._forks[self._forks.index(fork) :], self._stored, self._log, size)
+            return goes_on(self._forks[self._lines.index(line) :], self._stored, self._log, size)
         before = next((known for known in self._forks if known.line == line), None)
         if before is not None and name == first:
             twin = self._log.segment_of(before.parent, before.position, (), size)

@@ -19,14 +19,6 @@ from yoban.repository.layout import Layout, number
 KIND = "term"
 
 
-class ForkRecord(Struct):
-    """A fork, as a record tells it: `line` left `parent` at `position`."""
-
-    line: str
-    parent: str
-    position: str
-
-
 class TermRecord(Struct):
     """One reign.
 
@@ -53,7 +45,7 @@ class TermRecord(Struct):
     time: datetime
     incarnation: str = ""
     began: datetime | None = None
-    ancestors: tuple[ForkRecord, ...] = ()
+    ancestors: tuple[Fork, ...] = ()
 
 
 class Terms:
@@ -108,10 +100,8 @@ def forks_of(terms: Iterable[TermRecord], line: str) -> tuple[Fork, ...]:
     of its own is taken from what later ones tell of it.
     """
     ordered = sorted(terms, key=lambda record: record.term, reverse=True)
-    origin: dict[str, ForkRecord] = {fork.line: fork for record in ordered for fork in record.ancestors}
-    origin |= {
-        record.line: ForkRecord(line=record.line, parent=record.parent, position=record.position) for record in ordered
-    }
+    origin = {fork.line: fork for record in ordered for fork in record.ancestors}
+    origin |= {record.line: Fork(record.line, record.parent, Position(record.position)) for record in ordered}
     forks: list[Fork] = []
     seen: set[str] = set()
     while line in origin and origin[line].parent and line not in seen:
@@ -119,7 +109,7 @@ def forks_of(terms: Iterable[TermRecord], line: str) -> tuple[Fork, ...]:
         left = origin[line]
         if left.parent == line:
             break
-        forks.append(Fork(line, left.parent, Position(left.position)))
+        forks.append(left)
         line = left.parent
     return tuple(reversed(forks))
 

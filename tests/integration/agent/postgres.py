@@ -41,6 +41,15 @@ def restored(world: World, target: TargetDocument, incarnation: str = "ba9876543
     )
 
 
+def restoring(copy: World, source: StoreDocument, **target: str) -> PodProcess:
+    """Start the first Pod of a Database that is restored from what another one stored there."""
+    copy.source = copy.store = source
+    restored(copy, TargetDocument(**target))
+    pod = copy.pod()
+    pod.start()
+    return pod
+
+
 async def backup(pod: PodProcess, shipper: str = "") -> JobStatus:
     name = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}"
     job = f"/v1/jobs/{uuid.uuid4()}"

@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 import msgspec
 import pytest
 from harness import PodProcess, World, until
-from postgres import BINARIES, backup, keys, restored, sql, stored_after, up
+from postgres import BINARIES, backup, keys, restoring, sql, stored_after, up
 from yoban.agent.storage import store_config
-from yoban.model.instance import StoreDocument, SwitchoverDocument, TargetDocument
+from yoban.model.instance import StoreDocument, SwitchoverDocument
 from yoban_s3.provider import S3Provider
 
 pytestmark = [
@@ -45,11 +45,7 @@ async def test_backup_and_restore_to_a_moment(make_world: Callable[..., World], 
     sql(pod, "delete from t")
     await stored_after(pod, datetime.fromisoformat(sql(pod, "select now()")))
     assert await pod.stop() == 0
-    copy = make_world("postgres", "15")
-    copy.source = copy.store = bucket
-    restored(copy, TargetDocument(type="time", value=before.astimezone(UTC).isoformat()))
-    second = copy.pod()
-    second.start()
+    second = restoring(make_world("postgres", "15"), bucket, type="time", value=before.astimezone(UTC).isoformat())
     await until("the restore is ready", second.ready, 120)
     assert sql(second, "select count(*), max(n) from t") == "1001|1001"
     status = await second.status()
@@ -83,11 +79,7 @@ async def test_bug_an_accident_right_after_the_moment_was_replayed(
     async with S3Provider().open(store_config(bucket)) as store:
         await store.put(mark, proof)
 
-    copy = make_world("postgres", "15")
-    copy.source = copy.store = bucket
-    restored(copy, TargetDocument(type="time", value=moment.isoformat()))
-    second = copy.pod()
-    second.start()
+    second = restoring(make_world("postgres", "15"), bucket, type="time", value=moment.isoformat())
     await until("the restore is ready", second.ready, 120)
     assert sql(second, "select count(*), max(n) from t") == "1001|1001"
 

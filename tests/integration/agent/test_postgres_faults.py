@@ -13,10 +13,10 @@ from datetime import UTC, datetime
 import msgspec
 import pytest
 from harness import PodProcess, World, problem, until
-from postgres import BINARIES, backup, keys, make_bucket, restored, sql, stored_after, up
+from postgres import BINARIES, backup, keys, make_bucket, restoring, sql, stored_after, up
 from yoban.agent.storage import store_config
 from yoban.model.control import JobRequest, JobStatus
-from yoban.model.instance import StoreDocument, SwitchoverDocument, TargetDocument
+from yoban.model.instance import StoreDocument, SwitchoverDocument
 from yoban_s3.provider import S3Provider
 
 from deploy.lab.store import LocalStore
@@ -86,11 +86,7 @@ async def test_bug_what_lay_before_two_changes_of_primary_without_a_store_could_
         for pod in (second, first):
             assert await pod.stop() == 0
 
-        copy = make_world("postgres", "15")
-        copy.source = copy.store = bucket
-        restored(copy, TargetDocument(type="time", value=moment.astimezone(UTC).isoformat()))
-        third = copy.pod()
-        third.start()
+        third = restoring(make_world("postgres", "15"), bucket, type="time", value=moment.astimezone(UTC).isoformat())
         await until("the restore is ready", third.ready, 120)
         assert sql(third, "select string_agg(n::text, ' ' order by n) from t") == "1 2 3"
 
@@ -114,11 +110,7 @@ async def test_a_segment_gone_in_the_middle_stops_the_restore_by_name(
     lost = segments[-2]
     async with S3Provider().open(store_config(bucket)) as opened:
         await opened.delete([lost])
-    copy = make_world("postgres", "15")
-    copy.source = copy.store = bucket
-    restored(copy, TargetDocument(type="latest"))
-    second = copy.pod()
-    second.start()
+    second = restoring(make_world("postgres", "15"), bucket, type="latest")
     status = await problem(second, "LogGap")
     assert any(lost.rsplit("/", 1)[1] in item.message for item in status.problems)
     assert not await second.ready()
@@ -137,11 +129,7 @@ async def test_a_damaged_object_stops_the_restore_by_name(
         content = bytearray(b"".join([part async for part in opened.get(data[0])]))
         content[len(content) // 2] ^= 0xFF
         await opened.put(data[0], bytes(content))
-    copy = make_world("postgres", "15")
-    copy.source = copy.store = bucket
-    restored(copy, TargetDocument(type="latest"))
-    second = copy.pod()
-    second.start()
+    second = restoring(make_world("postgres", "15"), bucket, type="latest")
 
     async def named() -> bool:
         status = await second.status()

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+import pytest
 from yoban.domain.history import History, Mark, StoredBackup, Term
 from yoban.domain.recoverability import Plan, plan
+from yoban.errors import IntegrityError
 from yoban.plugins import (
     BackupFacts,
     LogTail,
@@ -209,3 +211,14 @@ async def restored_rows(archive: Archive, kind: str, value: str = "", *, exclusi
     found = await rows(made)
     await made.stop()
     return found
+
+
+async def anew(archive: Archive, primary: Instance, number: int) -> list[int]:
+    """After a gap: a new base backup makes the archive whole again. Return what is restored, with another row."""
+    with pytest.raises(IntegrityError) as caught:
+        archive.plan(RecoveryTarget())
+    assert caught.value.reason == "LogGap"
+    await archive.back_up(primary, "b2")
+    await add(primary, number)
+    await archive.collect(primary)
+    return await restored_rows(archive, "latest")

@@ -387,6 +387,16 @@ async def fill(rig: Rig, agent: Agent, count: int, prefix: str = "row") -> None:
         await rig.driver.write(agent.context, f"{prefix}-{number}")
 
 
+async def pair(rig: Rig) -> tuple[Agent, Agent]:
+    """A primary and its replica, ready."""
+    first, second = rig.agent(1), rig.agent(2)
+    first.start()
+    second.start()
+    await first.ready()
+    await second.ready()
+    return first, second
+
+
 async def archiving(rig: Rig) -> Agent:
     """An agent that reigns, with everything stored."""
     agent = rig.agent()

@@ -8,6 +8,7 @@ import pytest
 from rig import (
     MakeRig,
     fill,
+    pair,
     repository,
     stored,
     until,
@@ -49,11 +50,7 @@ async def test_every_instance_is_told_what_is_stored(
 ) -> None:
     monkeypatch.setattr(tailer, "FOLLOW_EVERY", 0.2)
     rig = make_rig(instances=2, engine=SetsEngine)
-    first, second = rig.agent(1), rig.agent(2)
-    first.start()
-    second.start()
-    await first.ready()
-    await second.ready()
+    first, second = await pair(rig)
     await fill(rig, first, 5)
     await stored(first)
     log, log_covers = rig.engine.log_source, rig.engine.positions.covers
@@ -70,11 +67,7 @@ async def test_bug_log_that_need_not_be_stored_is_recycled(make_rig: MakeRig, mo
     """Without a policy nobody told a server that keeps its log until it is told; its volume filled without a word."""
     monkeypatch.setattr(tailer, "FOLLOW_EVERY", 0.2)
     rig = make_rig(instances=2, engine=SetsEngine, archive=False)
-    first, second = rig.agent(1), rig.agent(2)
-    first.start()
-    second.start()
-    await first.ready()
-    await second.ready()
+    first, second = await pair(rig)
     await fill(rig, first, 5)
     log, log_covers = rig.engine.log_source, rig.engine.positions.covers
     assert isinstance(log, SetsLog)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from rig import Agent, LosesAnswer, MakeRig, Rig, stored, until
+from rig import Agent, LosesAnswer, MakeRig, Rig, pair, stored, until
 from yoban.agent import switchover
 from yoban.agent.lease import LeaseView
 from yoban.domain.gathering import history
@@ -20,15 +20,6 @@ from yoban.testing.memory_store import MemoryCloud, MemoryStore
 
 REQUEST = SwitchoverDocument(id="a", target="orders-2")
 BROKEN = "the hand-over to orders-2 was broken off; orders-1 goes on as primary"
-
-
-async def pair(rig: Rig) -> tuple[Agent, Agent]:
-    first, second = rig.agent(1), rig.agent(2)
-    first.start()
-    second.start()
-    await first.ready()
-    await second.ready()
-    return first, second
 
 
 def behind(rig: Rig, way: LosesAnswer) -> Agent:

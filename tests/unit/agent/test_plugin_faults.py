@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from rig import STORE, Agent, MakeRig, Rig, archiving, stored, until
+from rig import STORE, Agent, MakeRig, Rig, archiving, pair, stored, until
 from yoban.agent import tailer
 from yoban.kube.clock import SystemClock
 from yoban.plugins import InstanceContext, ObjectInfo, ObjectStore, StoreConfig
@@ -71,11 +71,7 @@ async def test_bug_a_store_plugin_that_raised_what_it_may_not_ended_the_agent_of
 ) -> None:
     monkeypatch.setattr(tailer, "FOLLOW_EVERY", 0.1)
     rig = make_rig(instances=2)
-    first, second = rig.agent(1), rig.agent(2)
-    first.start()
-    second.start()
-    await first.ready()
-    await second.ready()
+    _, second = await pair(rig)
     asked = 0
 
     async def repository() -> Repository:

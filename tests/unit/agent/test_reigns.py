@@ -13,6 +13,7 @@ from rig import (
     MakeRig,
     backup,
     fill,
+    pair,
     repository,
     role,
     stored,
@@ -72,11 +73,7 @@ async def test_a_lease_that_somebody_took_ends_the_server(make_rig: MakeRig) -> 
 
 async def test_replicas_and_a_switchover(make_rig: MakeRig, cloud: MemoryCloud) -> None:
     rig = make_rig(instances=2)
-    first, second = rig.agent(1), rig.agent(2)
-    first.start()
-    second.start()
-    await first.ready()
-    await second.ready()
+    first, second = await pair(rig)
     assert await until("labelled", lambda: role(rig, second)) == "replica"
     await fill(rig, first, 40)
     rig.change(switchover=SwitchoverDocument(id="a", target="orders-2"))
@@ -110,11 +107,7 @@ async def test_bug_a_reign_was_recorded_with_the_fork_of_an_earlier_one(
     make_rig: MakeRig, cloud: MemoryCloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rig = make_rig(instances=2)
-    first, second = rig.agent(1), rig.agent(2)
-    first.start()
-    second.start()
-    await first.ready()
-    await second.ready()
+    first, second = await pair(rig)
     real, failed = rig.engine.server.configure, False
 
     async def configure(ctx: InstanceContext, role: Role, *arguments: Any, **more: Any) -> Any:
@@ -149,11 +142,7 @@ async def test_bug_a_reign_that_ended_before_it_was_recorded_cut_the_log_in_two(
     """The store was down for two changes of primary: nobody could tell any more where the second reign's log began."""
     monkeypatch.setattr(switchover, "ARCHIVE_DEADLINE", 0.3)
     rig = make_rig(instances=2)
-    first, second = rig.agent(1), rig.agent(2)
-    first.start()
-    second.start()
-    await first.ready()
-    await second.ready()
+    first, second = await pair(rig)
     assert (await backup(first)).state == "completed"
     await stored(first)
     cloud.stop()
@@ -185,11 +174,7 @@ async def test_bug_a_broken_replica_was_emptied_although_its_primary_did_not_ans
     monkeypatch.setattr(pace, "BACKOFF", (0.2,))
     monkeypatch.setattr(life, "DIAGNOSE_EVERY", 0.2)
     rig = make_rig(instances=2)
-    first, second = rig.agent(1), rig.agent(2)
-    first.start()
-    second.start()
-    await first.ready()
-    await second.ready()
+    first, second = await pair(rig)
     await rig.driver.write(first.context, "precious")
     replication = rig.engine.replication
     assert replication is not None
@@ -269,11 +254,7 @@ async def test_bug_the_lease_was_given_up_while_the_server_still_ran(
 
 async def test_a_replica_that_ended_is_not_refused_for_a_deadline_of_an_earlier_reign(make_rig: MakeRig) -> None:
     rig = make_rig(instances=2)
-    first, second = rig.agent(1), rig.agent(2)
-    first.start()
-    second.start()
-    await first.ready()
-    await second.ready()
+    _, second = await pair(rig)
     second.supervision.fence_at = SystemClock().boottime() - 1  # of an agent before this one
     await rig.runner.stop(second.context)
     second.supervision.died(-9)
@@ -374,11 +355,7 @@ async def test_a_successor_that_does_not_come_is_not_waited_for(
 ) -> None:
     monkeypatch.setattr(decisions, "TAKE_BACK_AFTER", 1.0)
     rig = make_rig(instances=2)
-    first, second = rig.agent(1), rig.agent(2)
-    first.start()
-    second.start()
-    await first.ready()
-    await second.ready()
+    first, second = await pair(rig)
     # Its agent dies; its server goes on following, so that it looks fit.
     await second.end()
     rig.change(switchover=SwitchoverDocument(id="a", target="orders-2"))

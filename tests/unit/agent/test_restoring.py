@@ -19,6 +19,7 @@ from rig import (
     backup,
     copying,
     fill,
+    pair,
     repository,
     restoring,
     role,
@@ -229,11 +230,7 @@ async def test_a_gap_stops_the_restore_by_name(
 async def test_a_restore_goes_through_lines_that_overlap(make_rig: MakeRig, cloud: MemoryCloud) -> None:
     """The new primary's own files reach back before the fork; what the old one wrote past it is left out."""
     rig = make_rig(instances=2, engine=SetsEngine)
-    first, second = rig.agent(1), rig.agent(2)
-    first.start()
-    second.start()
-    await first.ready()
-    await second.ready()
+    first, second = await pair(rig)
     assert await until("labelled", lambda: role(rig, second)) == "replica"
     await fill(rig, first, 20, "a")
     done = await backup(first)
@@ -278,11 +275,7 @@ async def test_a_backup_from_a_replica_asks_the_primary_to_ship(
     make_rig: MakeRig, cloud: MemoryCloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rig = make_rig(instances=2)
-    first, second = rig.agent(1), rig.agent(2)
-    first.start()
-    second.start()
-    await first.ready()
-    await second.ready()
+    first, second = await pair(rig)
     await fill(rig, first, 50)
     asked: list[tuple[str, ShipRequest]] = []
 

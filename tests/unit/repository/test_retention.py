@@ -10,11 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from yoban.errors import Unavailable
-from yoban.plugins import BackupBegin, BytesItem, Position
+from yoban.plugins import BackupBegin, BytesItem, Fork, Position
 from yoban.repository import (
     BackupUse,
     Catalog,
-    ForkRecord,
     Hold,
     Repository,
     RetentionPlan,
@@ -172,7 +171,7 @@ def test_bug_backups_before_a_reign_without_a_record_went_at_once() -> None:
 def test_log_of_a_reign_without_a_record_goes_as_others_tell_of_it() -> None:
     values = forked(backups=(summary("b3", end_minute=50, first=7, last=7, line="3"),))
     terms = tuple(record for record in values["terms"] if record.line != "2")
-    told = (ForkRecord(line="2", parent="1", position="350"),)
+    told = (Fork("2", "1", Position("350")),)
     knowing = (*terms[:-1], msgspec.structs.replace(terms[-1], ancestors=told))
     policy = RetentionPolicy(keep_count=1)
     assert "2" not in plan(catalog(**(values | {"terms": terms})), policy, now=at(61)).log

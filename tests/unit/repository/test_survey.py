@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 from yoban.plugins import Fork, Position
-from yoban.repository import Catalog, ForkRecord, Gap, Mark, Survey, TailChunk, TermRecord, gaps_in_words, survey
+from yoban.repository import Catalog, Gap, Mark, Survey, TailChunk, TermRecord, gaps_in_words, survey
 from yoban.testing.memory_sets import SetsEngine
 
 from tests.unit.repository.parts import EPOCH, ROOT, SEGMENT, NumberLog, NumberPositions, at, segment, summary
@@ -206,7 +206,7 @@ def test_the_window_reaches_across_forks() -> None:
     assert view.window.forks == (Fork("2", "1", Position("350")), Fork("3", "2", Position("650")))
 
 
-TOLD = (ForkRecord(line="2", parent="1", position="350"),)
+TOLD = (Fork("2", "1", Position("350")),)
 
 
 def test_bug_a_reign_without_a_record_ended_the_window() -> None:
